@@ -1,0 +1,10 @@
+"""FleetShell: an MCP relay that lets an AI assistant work on a fleet of servers over SSH.
+
+The map of this package:
+
+- the tool families, one module each (`discovery`, `commands`, `authentication`, …): what the product does;
+- `catalog`: the families, in order;
+- `app`: puts the parts together, and the single place where a tool is called;
+- `core`: errors, types, configuration, stores, audit; imports no other room;
+- `fleet`: everything SSH; `relay`: everything MCP and HTTP; `cli`: the command line.
+"""

@@ -1,0 +1,1 @@
+"""What every other room stands on: errors, types, configuration, stores and the audit log."""

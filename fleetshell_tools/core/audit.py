@@ -1,0 +1,610 @@
+"""The audit log: every act is one line of JSON in a keyed hash chain, written so that a crash or a full disk shows.
+
+The format is the contract's (interface, section 7). `AuditLog` writes, `verify` finds what was changed afterwards,
+`read` and `follow` show records. The chain is only as secret as its key: who holds the key can forge a log, and who can
+write the head file can cut the tail back to any older record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fleetshell_tools.core.errors import AuditUnavailable, ConfigError
+from fleetshell_tools.core.storage import (
+    PRIVATE_FILE,
+    check_private,
+    check_secret,
+    make_folder,
+    sync_folder,
+    write_atomic,
+)
+
+RESERVE_BYTES = 1024 * 1024
+FIRST_PREV = "0" * 64
+RECOVERED = "recovered"
+
+_ALWAYS_PRESENT: dict[str, Any] = dict.fromkeys(
+    ("server_id", "command", "exit_code", "success", "duration_ms", "tool", "principal", "client", "session", "verdict")
+)
+_OURS = frozenset({"timestamp", "seq", "prev", "hash"})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=str)
+_RECORD = re.compile(rb',"seq":([0-9]{1,18}),"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}\Z')
+_HEAD = re.compile(rb'\{"seq": *([0-9]{1,18}),"hash":"([0-9a-f]{64})"\}\n')
+_UNSIGNED_TAIL = len(',"hash":"') + 64 + len('"}')
+
+
+def create_key(key_path: Path) -> None:
+    """Create the key that signs the records (32 random bytes in hex, mode 0600) unless it exists.
+
+    Raises:
+        OSError: The folder is missing or not writable.
+    """
+    temporary = key_path.with_name(f".{key_path.name}.{secrets.token_hex(6)}.new")
+    write_atomic(temporary, secrets.token_hex(32) + "\n")
+    try:
+        # A link, unlike a rename, never replaces a key that another process has just created and signed with.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, key_path)
+    finally:
+        os.unlink(temporary)
+    sync_folder(key_path.parent)
+
+
+def _load_key(key_path: Path) -> bytes:
+    if not os.path.lexists(key_path):
+        raise ConfigError(f"The key of the audit log, {key_path}, is missing, so its records can be neither checked nor "
+                          "continued. Restore it from a backup; without one, move the log away to begin a new one.")
+    check_secret(key_path)
+    text = key_path.read_text("ascii", "replace").strip()
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise ConfigError(f"{key_path} is not a key of 64 hexadecimal digits; restore it from a backup.")
+    return bytes.fromhex(text)
+
+
+class AuditLog:
+    """Appends records; threads may share one, and processes may each have one on the same files.
+
+    Opens at the first record, and must not be carried over a fork after that (the lock would be shared).
+
+    Args:
+        path: The log.
+        key_path: The key; created where neither it nor a record exists.
+        head_path: Holds (seq, hash) of the last record, and is the lock between processes.
+        reserve_path: A file of 1 MiB on the log's file system, given up when it is full, so that outcomes of what
+            already runs can still be written; None for none.
+    """
+
+    def __init__(self, path: Path, key_path: Path, head_path: Path, reserve_path: Path | None = None) -> None:
+        self.path, self.key_path, self.head_path, self.reserve_path = path, key_path, head_path, reserve_path
+        self._lock = threading.Lock()
+        self._key = b""
+        self._fd: int | None = None
+        self._head_fd: int | None = None
+        self._file_id = (0, 0)
+        self._size: int | None = None  # of the log after our last write; None: look again
+        self._seq = 0
+        self._prev = FIRST_PREV
+        self._separator = b""
+        self._recovery: dict[str, Any] = {}  # fields of a recovery record that is due before the next one
+        self._commit = threading.Condition()
+        self._committing = False
+        self._appended = self._committed = self._commit_failed = 0
+
+    def record(self, event: str, *, durable: bool = False, **fields: Any) -> int:
+        """Append one record and return its `seq`.
+
+        Args:
+            event: What happened.
+            durable: Return only once the record is on disk; refused while the reserve can't be held.
+            fields: The contract's fields (null where not given), and others, which follow them.
+
+        Raises:
+            AuditUnavailable: The record can't be written, or can't be made durable; the sentence says what to do.
+            ValueError: A field's name is one that this log sets, or a value is not finite.
+        """
+        if taken := _OURS & fields.keys():
+            raise ValueError(f"the audit log itself sets {', '.join(sorted(taken))}")
+        try:
+            with self._lock:
+                try:
+                    self._take_head()
+                    seq = self._append(event, fields, durable)
+                    ticket = self._appended
+                finally:
+                    if self._head_fd is not None:
+                        fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+            if durable:
+                self._commit_through(ticket)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        except ConfigError as error:
+            raise AuditUnavailable(error.message) from error
+        return seq
+
+    def close(self) -> None:
+        """Make everything durable and close the files; a later record opens them again.
+
+        Raises:
+            AuditUnavailable: The last records could not be made durable.
+        """
+        with self._lock:
+            try:
+                self._close_log()
+            except OSError as error:
+                raise self._unavailable(error) from error
+            finally:
+                if self._head_fd is not None:
+                    os.close(self._head_fd)
+                    self._head_fd = None
+
+    def _take_head(self) -> None:
+        while True:
+            if self._head_fd is None:
+                make_folder(self.head_path.parent)
+                self._head_fd = os.open(self.head_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+                self._size = None
+            fcntl.flock(self._head_fd, fcntl.LOCK_EX)
+            if os.fstat(self._head_fd).st_nlink:
+                return
+            # Somebody removed the file: our lock would exclude nobody who opens the new one.
+            fd, self._head_fd = self._head_fd, None
+            os.close(fd)
+
+    def _append(self, event: str, fields: dict[str, Any], durable: bool) -> int:
+        if durable and self.reserve_path is not None:
+            self._hold_reserve(self.reserve_path)
+        self._catch_up()
+        if self._recovery:
+            self._write_record(RECOVERED, self._recovery, durable)
+            self._recovery = {}
+        self._write_record(event, fields, durable)
+        return self._seq
+
+    def _catch_up(self) -> None:
+        """Open the log, or learn what others did to it since our last record."""
+        try:
+            info = os.stat(self.path, follow_symlinks=False)
+            file_id = (info.st_dev, info.st_ino)
+            if file_id == self._file_id and info.st_size == self._size:
+                return
+        except FileNotFoundError:
+            file_id = (0, 0)
+        if file_id != self._file_id:
+            self._close_log()
+        fd = self._open_log() if self._fd is None else self._fd
+        assert self._head_fd is not None
+        tail, head = _Tail.of(fd), _parse_head(os.pread(self._head_fd, 256, 0))
+        if not self._key:
+            if not tail.end and not os.path.lexists(self.key_path):
+                create_key(self.key_path)
+            self._key = _load_key(self.key_path)
+        self._seq, self._prev = tail.seq, tail.digest
+        self._separator = b"" if tail.newline else b"\n"
+        self._recovery = {}
+        if tail.torn is not None:
+            self._recovery.update(torn_bytes=len(tail.torn), torn_sha256=hashlib.sha256(tail.torn).hexdigest())
+        if head is None:
+            if tail.end:
+                self._recovery["head_missing"] = True
+            os.ftruncate(self._head_fd, 0)
+            self._write_head()  # at once, so that the file has its block before the disk fills
+        elif head[0] > tail.seq:
+            self._recovery.update(lost_from=tail.seq + 1, lost_through=head[0])
+            self._seq, self._prev = head
+        self._size = tail.end
+
+    def _open_log(self) -> int:
+        created = make_folder(self.path.parent) or not os.path.lexists(self.path)
+        if not created:
+            check_private(self.path, folder=False)
+            if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                raise ConfigError(f"{self.path} is not a regular file, so no audit log can be kept in it. "
+                                  "Move it away, or set another `audit_log`.")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(self.path, flags, PRIVATE_FILE)
+        info = os.fstat(self._fd)
+        self._file_id = (info.st_dev, info.st_ino)
+        if created:
+            sync_folder(self.path.parent)
+        return self._fd
+
+    def _close_log(self) -> None:
+        fd, self._fd, self._size, self._file_id = self._fd, None, None, (0, 0)
+        if fd is None:
+            return
+        try:
+            # Whoever still waits for a record in this file would otherwise be told by an fsync of its successor.
+            os.fsync(fd)
+        except OSError:
+            self._commit_failed = self._appended
+            raise
+        finally:
+            os.close(fd)
+
+    def _write_record(self, event: str, fields: dict[str, Any], durable: bool) -> None:
+        assert self._size is not None
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+        record = {"timestamp": now, "event": event, **_ALWAYS_PRESENT, **fields, "seq": self._seq + 1, "prev": self._prev}
+        # JSON leaves DEL as it is, a terminal does not.
+        body = _ENCODER.encode(record)[:-1].replace("\x7f", "\\u007f").encode("ascii")
+        digest = hmac.digest(self._key, body, "sha256").hex()
+        line = b'%b%b,"hash":"%b"}\n' % (self._separator, body, digest.encode("ascii"))
+        start, self._size = self._size, None
+        try:
+            self._write(line, start)
+        except OSError as error:
+            if durable or error.errno not in _FULL or not self._release_reserve():
+                raise
+            self._write(line, start)
+        self._seq, self._prev, self._separator = self._seq + 1, digest, b""
+        self._appended += 1
+        self._write_head()
+        self._size = start + len(line)
+
+    def _write(self, line: bytes, start: int) -> None:
+        """Append `line` by one write; what a full disk took of it is taken back."""
+        assert self._fd is not None
+        written = 0
+        try:
+            while written < len(line):  # a second turn only asks the kernel why the first was short
+                written += os.write(self._fd, line[written:])
+        except OSError:
+            if written:
+                os.ftruncate(self._fd, start)
+            raise
+
+    def _write_head(self) -> None:
+        assert self._head_fd is not None
+        os.pwrite(self._head_fd, b'{"seq":%18d,"hash":"%b"}\n' % (self._seq, self._prev.encode("ascii")), 0)
+
+    def _hold_reserve(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path, follow_symlinks=False).st_size >= RESERVE_BYTES:
+                return
+        make_folder(path.parent)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        except OSError as error:
+            os.unlink(path)
+            raise AuditUnavailable(
+                f"The audit log {self.path} has no reserve for its last words: {path} ({RESERVE_BYTES // 1024} KiB) can't be "
+                f"allocated ({error.strerror}), so nothing new may run. Free space on the file system of {path.parent} "
+                f"(`df -h {path.parent}` shows it), then try again."
+            ) from error
+        finally:
+            os.close(fd)
+
+    def _release_reserve(self) -> bool:
+        if self.reserve_path is None:
+            return False
+        try:
+            os.unlink(self.reserve_path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _commit_through(self, ticket: int) -> None:
+        """Wait until the append number `ticket` is on disk; one thread's fsync serves all that wait (group commit)."""
+        with self._commit:
+            while self._committing and ticket > max(self._committed, self._commit_failed):
+                self._commit.wait()
+            # After a failed fsync Linux drops the dirty pages and the next one succeeds: nobody may be told by that one.
+            if ticket <= self._commit_failed:
+                raise OSError(errno.EIO, "an earlier fsync failed")
+            if ticket <= self._committed:
+                return
+            self._committing = True
+        target, done = ticket, False
+        try:
+            with self._lock:
+                target = self._appended
+                fd = None if self._fd is None else os.dup(self._fd)  # the log may be reopened meanwhile
+            if fd is not None:
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            done = True
+        finally:
+            with self._commit:
+                self._committing = False
+                if done:
+                    self._committed = target
+                else:
+                    self._commit_failed = target
+                self._commit.notify_all()
+
+    def _unavailable(self, error: OSError) -> AuditUnavailable:
+        folder = self.path.parent
+        if error.errno in _FULL:
+            advice = f"Free space on the file system of {folder} (`df -h {folder}` shows it), then try again."
+        elif error.errno == errno.EFBIG:
+            advice = "Raise the limit of the file size (`ulimit -f`, `LimitFSIZE=`), or move the log away."
+        else:
+            advice = f"Check the file system, the owner and the mode of {folder} and of {error.filename or self.head_path}."
+        return AuditUnavailable(f"The audit log {self.path} can't be written ({error.strerror or error}), so nothing may run. "
+                                + advice)
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """How a log ends: its size, the last whole record, the bytes after that one (None where there are none)."""
+
+    end: int
+    seq: int = 0
+    digest: str = FIRST_PREV
+    torn: bytes | None = None
+    newline: bool = True
+
+    @classmethod
+    def of(cls, fd: int) -> _Tail:
+        end = os.fstat(fd).st_size
+        newline = not end or os.pread(fd, 1, end - 1) == b"\n"
+        seq, digest, rest = 0, FIRST_PREV, 0
+        for start, line in _lines_backwards(fd, end):
+            if found := _RECORD.search(line):
+                seq, digest, rest = int(found[1]), found[3].decode("ascii"), start + len(line) + 1
+                break
+        torn = os.pread(fd, end - rest, rest) if rest < end else None
+        return cls(end, seq, digest, torn[:-1] if torn and newline else torn, newline)
+
+
+def _parse_head(raw: bytes) -> tuple[int, str] | None:
+    found = _HEAD.fullmatch(raw)
+    return (int(found[1]), found[2].decode("ascii")) if found else None
+
+
+def _lines_backwards(fd: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Every line before `end` with its offset, the last one first."""
+    rest, position, step = b"", end, 8192
+    while position > 0:
+        size = min(step, position)
+        position -= size
+        block = os.pread(fd, size, position) + rest
+        lines = block.split(b"\n")
+        start = position + len(block) + 1
+        for line in reversed(lines[1:]):
+            start -= len(line) + 1
+            if start < end:
+                yield start, line
+        rest = lines[0]
+        step = max(min(step * 2, 1 << 20), len(rest))  # a line longer than a block would else be copied at every block
+    if end:
+        yield 0, rest
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found; `notes` are recoveries that the log itself records, with their lines."""
+
+    ok: bool
+    records: int
+    first_bad_line: int | None = None
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def verify(path: Path, key_path: Path, head_path: Path) -> Verification:
+    """Check the whole chain, up to the first line that is edited, dropped, reordered, torn or cut off.
+
+    Raises:
+        ConfigError: The key is missing, readable by others, or no key.
+        OSError: A file can't be read.
+    """
+    head, size = None, 0
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):
+            # Under the lock, so that a line that is being written is not taken for a torn one.
+            file = stack.enter_context(open(head_path, "rb"))
+            fcntl.flock(file, fcntl.LOCK_SH)
+            head = _parse_head(file.read(256))
+        with contextlib.suppress(FileNotFoundError):
+            size = os.stat(path).st_size
+    if not size and (head is None or head[0] == 0):
+        return Verification(True, 0)
+    chain = _Chain(_load_key(key_path), head)
+    if size:
+        with open(path, "rb") as log:
+            for line in log:
+                if found := chain.add(line[:-1] if line.endswith(b"\n") else line):
+                    return chain.result(found)
+                size -= len(line)
+                if size <= 0:  # what was appended since is newer than the head
+                    break
+    return chain.result(chain.end())
+
+
+@dataclass
+class _Chain:
+    """The state of a check: what the next line must follow."""
+
+    key: bytes
+    head: tuple[int, str] | None
+    line: int = 0
+    records: int = 0
+    seq: int = 0
+    prev: str = FIRST_PREV
+    torn: list[bytes] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def result(self, found: tuple[int, str] | None) -> Verification:
+        line, problem = found or (None, "")
+        return Verification(not problem, self.records, line, problem, tuple(self.notes))
+
+    def add(self, line: bytes) -> tuple[int, str] | None:
+        """Check the next line; returns the number of a bad line and a sentence about it, or None."""
+        self.line += 1
+        found = _RECORD.search(line)
+        if not found:
+            self.torn.append(line)
+            return None
+        seq, prev, digest = int(found[1]), found[2].decode("ascii"), found[3].decode("ascii")
+        signed = hmac.digest(self.key, line[:-_UNSIGNED_TAIL], "sha256").hex()
+        authentic = hmac.compare_digest(signed, digest)
+        recovery = json.loads(line) if authentic and b'"event":"recovered"' in line else {}
+        if problem := self._check_torn(recovery):
+            return problem
+        if not authentic:
+            return self.line, f"Line {self.line} was edited: its hash does not fit its content."
+        if seq != self.seq + 1:
+            return self.line, (f"Line {self.line} holds record {seq} where record {self.seq + 1} belongs: lines were dropped "
+                               "or reordered, or an older part of the log was moved away.")
+        if prev != self.prev:
+            return self.line, f"Line {self.line} does not follow the line before it: lines were dropped or reordered."
+        if self.head is not None and self.head[0] == seq and self.head[1] != digest:
+            return self.line, f"Line {self.line} holds another record {seq} than the head file names."
+        self.seq, self.prev, self.records = seq, digest, self.records + 1
+        if recovery.get("head_missing"):
+            self.notes.append(f"Line {self.line}: the head file was missing, so a cut just before it can't be ruled out.")
+        return None
+
+    def _check_torn(self, recovery: dict[str, Any]) -> tuple[int, str] | None:
+        described = recovery.get("torn_bytes"), recovery.get("torn_sha256")
+        if not self.torn:
+            if described == (None, None):
+                return None
+            return self.line, f"Line {self.line} describes a torn line before it, which was dropped."
+        raw, first = b"\n".join(self.torn), self.line - len(self.torn)
+        if described != (len(raw), hashlib.sha256(raw).hexdigest()):
+            return first, f"Line {first} was edited: it is no whole record, and no recovery record after it describes it."
+        self.notes.append(f"Line {first}: torn by a crash ({len(raw)} bytes), sealed by line {self.line}.")
+        self.torn.clear()
+        return None
+
+    def end(self) -> tuple[int, str] | None:
+        after = self.line + 1
+        if self.torn:
+            first = after - len(self.torn)
+            return first, f"Line {first} is torn: it is no whole record. The next start of the relay seals what a crash tore."
+        if self.head is None:
+            return after, "The head file is missing or unreadable, so nothing shows whether the tail of the log was cut off."
+        if self.head[0] > self.seq:
+            return after, (f"The tail was cut off: the head file says that record {self.head[0]} is the last, but the log "
+                           f"ends at record {self.seq}, before line {after}.")
+        return None
+
+
+def read(path: Path, *, last: int | None = None, server: str | None = None, failed: bool = False) -> Iterator[dict[str, Any]]:
+    """The newest `last` records (None: all), the oldest of them first; lines that are no records are left out.
+
+    Args:
+        server: Only this server's.
+        failed: Only those whose `success` is false.
+
+    Raises:
+        OSError: The log can't be read; a missing one is empty.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        if last is None:
+            yield from _wanted(file, server, failed)
+        else:
+            yield from _newest(file, os.fstat(file.fileno()).st_size, last, server, failed)
+
+
+def follow(
+    path: Path,
+    *,
+    stop: threading.Event,
+    last: int = 0,
+    server: str | None = None,
+    failed: bool = False,
+    poll_seconds: float = 0.2,
+) -> Iterator[dict[str, Any]]:
+    """The newest `last` records at the call, then each one appended since, until `stop` is set; none is left out between.
+
+    A log that is moved away is read to its end, then the new one from its beginning.
+    """
+    file, position = _opened(path), 0
+    if file is not None:
+        end = os.fstat(file.fileno()).st_size
+        start, line = next(_lines_backwards(file.fileno(), end), (0, b""))
+        position = start if start + len(line) == end else end  # a line without its newline is still to come
+    return _follow(file, position, path, stop, last, server, failed, poll_seconds)
+
+
+def _follow(
+    file: BinaryIO | None,
+    position: int,
+    path: Path,
+    stop: threading.Event,
+    last: int,
+    server: str | None,
+    failed: bool,
+    poll: float,
+) -> Iterator[dict[str, Any]]:
+    try:
+        if file is not None:
+            yield from _newest(file, position, last, server, failed)
+        while not stop.is_set():
+            successor = _successor(file, path)
+            if file is not None:
+                if os.fstat(file.fileno()).st_size < position:
+                    position = 0
+                file.seek(position)
+                whole = [line for line in file if line.endswith(b"\n")]
+                position += sum(map(len, whole))
+                yield from _wanted(whole, server, failed)
+            if successor is None:
+                stop.wait(poll)
+            else:
+                if file is not None:
+                    file.close()
+                file, position = successor, 0
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return None
+
+
+def _successor(file: BinaryIO | None, path: Path) -> BinaryIO | None:
+    """Another file than `file` that now stands at `path`."""
+    found = _opened(path)
+    if found is None or file is None or not os.path.samestat(os.fstat(found.fileno()), os.fstat(file.fileno())):
+        return found
+    found.close()
+    return None
+
+
+def _wanted(lines: Iterable[bytes], server: str | None, failed: bool) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # torn by a crash, or edited: `verify` is what names it
+        if not isinstance(record, dict) or (failed and record.get("success") is not False):
+            continue
+        if server is None or record.get("server_id") == server:
+            yield record
+
+
+def _newest(file: BinaryIO, end: int, last: int, server: str | None, failed: bool) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if last > 0:
+        for record in _wanted((line for _, line in _lines_backwards(file.fileno(), end)), server, failed):
+            found.append(record)
+            if len(found) == last:
+                break
+    return found[::-1]

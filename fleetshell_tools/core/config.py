@@ -1,0 +1,187 @@
+"""`config.yaml`: every key with its type, default, limits and meaning, and reading and changing the file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleetshell_tools.core import schema, storage, yamlfile
+from fleetshell_tools.core.errors import ConfigError
+from fleetshell_tools.core.schema import option
+
+DANGEROUS_DEFAULTS = ("rm -rf /", "dd if=", "mkfs", "shutdown", "reboot")
+USER_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}"
+SERVER_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+@dataclass(frozen=True)
+class HttpAuth:
+    api_key: str = option(
+        "", "The API key that clients send as `Authorization: Bearer …`; `init` makes one of 256 bits."
+    )
+
+
+@dataclass(frozen=True)
+class Http:
+    host: str = option("0.0.0.0", "The address to listen on.")
+    port: int = option(8080, "The TCP port to listen on.", low=0, high=65535)
+    use_tls: bool = option(True, "Serve HTTPS; without it only loopback is listened on.")
+    cert_file: str = option("certs/cert.pem", "The certificate, with its chain where it has one, as PEM.")
+    key_file: str = option("certs/key.pem", "The certificate's private key as PEM.")
+    allowed_hosts: tuple[str, ...] = option(
+        (), "More host names for the Host check; IP addresses and the certificate's names always pass."
+    )
+    max_connections: int = option(2048, "Connections at once.", low=8, high=65536)
+    max_unproven_per_address: int = option(
+        64,
+        "Connections from one address that have not shown a valid key; the oldest is dropped first.",
+        low=1,
+        high=65536,
+    )
+    auth: HttpAuth = field(default_factory=HttpAuth, metadata={"doc": "Authentication of clients."})
+
+
+@dataclass(frozen=True)
+class Relay:
+    private_key: str = option("relay.key", "The relay's SSH private key.")
+    public_key: str = option("relay.pub", "The relay's SSH public key.")
+    log_level: str = option("INFO", "How much the relay's log says.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    log_file: str = option("logs/relay.log", "The relay's log.")
+    audit_log: str = option("logs/audit.log", "The audit log.")
+    http: Http = field(default_factory=Http, metadata={"doc": "The HTTPS endpoint."})
+
+
+@dataclass(frozen=True)
+class Mfa:
+    enabled: bool = option(True, "Ask for a TOTP code before any tool but `authenticate`.")
+    totp_secret: str = option(
+        "",
+        "The TOTP secret, base32; `init` makes one of 160 bits.",
+        pattern=r"[A-Za-z2-7 =]*",
+        means="base32 (A-Z and 2-7)",
+    )
+    session_lifetime: int = option(3600, "Seconds that an authentication lasts, absolute.", low=60, high=86400)
+    grant_scope: str = option(
+        "session",
+        "`session`: each client authenticates; `key`: one code unlocks every client of the key.",
+        choices=("session", "key"),
+    )
+    locked_as: str = option(
+        "error",
+        "How a locked call is answered: as a JSON-RPC `error`, or as a `tool_error` for clients that hide errors from the model.",
+        choices=("error", "tool_error"),
+    )
+
+
+@dataclass(frozen=True)
+class Security:
+    command_timeout: int = option(60, "Default time limit of a command, in seconds.", low=1, high=86400)
+    max_timeout: int = option(3600, "The longest time limit that a call may ask for, in seconds.", low=1, high=604800)
+    max_command_length: int = option(5000, "The longest command, in characters.", low=1, high=100_000)
+    max_output_bytes: int = option(
+        16384,
+        "The most output that one call returns, in bytes; beyond it head and tail are kept.",
+        low=1024,
+        high=1_000_000,
+    )
+    max_drain_bytes: int = option(268_435_456, "A command that printed this many bytes is ended.", low=65536)
+    dangerous_commands: tuple[str, ...] = option(
+        DANGEROUS_DEFAULTS,
+        "What is blocked: the five default words name classes of the guard, other text is an argv prefix, `re:…` a regular expression.",
+    )
+    guard: dict[str, str] = option(factory=dict, doc="Per class of the guard: never, approvable or allow.")
+    allow_local: bool = option(False, "Allow servers with `connection: local`, which run commands on the relay itself.")
+
+
+@dataclass(frozen=True)
+class Ssh:
+    connect_timeout: int = option(10, "Seconds to wait for a connection, login included.", low=1, high=300)
+    max_parallel: int = option(32, "Servers that one call works on at once.", low=1, high=1024)
+    max_starting: int = option(32, "Connections that start at once.", low=1, high=256)
+    sessions_per_server: int = option(8, "Commands at once on one server; more wait in a queue.", low=1, high=64)
+    idle_seconds: int = option(600, "An SSH connection without work for this long is closed.", low=5, high=86400)
+    alive_interval: int = option(
+        15, "Seconds between keep-alive messages; three unanswered ones end a connection.", low=1, high=3600
+    )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    sessions_per_key: int = option(64, "MCP sessions that one API key may have at once.", low=1, high=10_000)
+    session_idle: int = option(3600, "Seconds after which an MCP session without requests ends.", low=60, high=604800)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What every server file starts from."""
+
+    ssh_user: str | None = option(
+        None, "Login user of servers whose file names none.", pattern=USER_NAME, means="a user name"
+    )
+    ssh_port: int | None = option(None, "SSH port of servers whose file names none.", low=1, high=65535)
+    jump: str | None = option(
+        None, "Jump server (an id) of servers whose file names none.", pattern=SERVER_ID, means="a server's id"
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of `config.yaml`; every key has a default."""
+
+    relay: Relay = field(default_factory=Relay, metadata={"doc": "The relay itself."})
+    mfa: Mfa = field(default_factory=Mfa, metadata={"doc": "Two-factor authentication."})
+    security: Security = field(default_factory=Security, metadata={"doc": "Limits and the guard."})
+    ssh: Ssh = field(default_factory=Ssh, metadata={"doc": "Connections to servers."})
+    protocol: Protocol = field(default_factory=Protocol, metadata={"doc": "MCP sessions."})
+    defaults: Defaults = field(default_factory=Defaults, metadata={"doc": "What every server file starts from."})
+
+
+def load(path: Path) -> Config:
+    """Read and check `config.yaml`.
+
+    Raises:
+        ConfigError: Missing, readable by others, invalid YAML, an unknown key, a wrong type, an impossible value.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist. Run `fleetshell init` to create it.")
+    storage.check_secret(path)
+    document = yamlfile.read(path)
+    config = schema.build(Config, document.data, document)
+    _check(config, document)
+    return config
+
+
+def _check(config: Config, document: yamlfile.Document) -> None:
+    """What no single key can tell."""
+    if config.security.command_timeout > config.security.max_timeout:
+        raise document.error(
+            ("security", "command_timeout"),
+            f"security.command_timeout ({config.security.command_timeout}) is larger "
+            f"than security.max_timeout ({config.security.max_timeout}).",
+        )
+    if 0 < len(config.relay.http.auth.api_key) < 16:
+        raise document.error(
+            ("relay", "http", "auth", "api_key"),
+            "relay.http.auth.api_key is shorter than 16 characters; remove the "
+            "line and run `fleetshell init` to get a key of 256 bits.",
+        )
+
+
+def set_value(path: Path, key: str, value: object) -> None:
+    """Set one dotted `key` of the file, keeping comments and order; atomic, and under a lock.
+
+    Raises:
+        ConfigError: The file is invalid before or would be after.
+    """
+    with storage.locked(path.with_name(".config.lock")):
+        text = path.read_text(encoding="utf-8")
+        new = yamlfile.set_value(text, tuple(key.split(".")), value, str(path))
+        document = yamlfile.parse(new, str(path))
+        _check(schema.build(Config, document.data, document), document)
+        storage.write_atomic(path, new)
+
+
+def expand(value: str, home: Path) -> Path:
+    """A path of the configuration: `~` is the user's home folder, a relative one lies in FleetShell's home."""
+    return home / os.path.expanduser(value)

@@ -1,0 +1,124 @@
+"""The home folder (`~/.fleetshell`): where each file lies, and whether it may be trusted."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleetshell_tools.core import config as configuration
+from fleetshell_tools.core import storage
+from fleetshell_tools.core.config import Config
+from fleetshell_tools.core.errors import ConfigError
+
+FOLDERS = ("certs", "servers", "mcps", "prompts", "logs", "notes", "run")
+"""The folders that `init` creates, all 0700."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths inside one home; nothing is read or created by making one."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, option: str | None) -> Home:
+        """The home named by `--home`, else by `$FLEETSHELL_HOME`, else `~/.fleetshell`."""
+        name = option or os.environ.get("FLEETSHELL_HOME") or "~/.fleetshell"
+        return cls(Path(os.path.abspath(os.path.expanduser(name))))
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.path / "known_hosts"
+
+    @property
+    def servers(self) -> Path:
+        return self.path / "servers"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def audit_key(self) -> Path:
+        return self.path / "audit.key"
+
+    @property
+    def audit_head(self) -> Path:
+        return self.run / "audit.head"
+
+    @property
+    def audit_reserve(self) -> Path:
+        return self.run / "audit.reserve"
+
+    @property
+    def auth_state(self) -> Path:
+        return self.run / "auth.json"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run / "control.sock"
+
+    @property
+    def relay_lock(self) -> Path:
+        return self.run / "relay.lock"
+
+    def display(self, name: str) -> str:
+        """How a file of this home is written in `config.yaml`: with `~` where this is the default home."""
+        default = Path(os.path.expanduser("~/.fleetshell"))
+        return f"~/.fleetshell/{name}" if self.path == default else str(self.path / name)
+
+    def check(self) -> None:
+        """Refuse a home that is missing, foreign, or open to others.
+
+        Raises:
+            ConfigError: With the command that mends it.
+        """
+        if not self.path.is_dir():
+            raise ConfigError(
+                f"There is no FleetShell home at {self.path}. Run `fleetshell init` to create it"
+                f"{'' if 'FLEETSHELL_HOME' in os.environ else ', or name another with --home'}."
+            )
+        info = os.stat(self.path)
+        owner, me = info.st_uid, os.geteuid()
+        if owner != me:
+            raise ConfigError(
+                f"{self.path} belongs to {_user(owner)}; run `sudo -u {_user(owner)} fleetshell …` instead."
+            )
+        if info.st_mode & 0o022:
+            raise ConfigError(
+                f"{self.path} can be changed by other users (mode {info.st_mode & 0o7777:04o}). Run `chmod 700 {self.path}`."
+            )
+        for folder in FOLDERS:
+            if os.path.lexists(self.path / folder):
+                storage.check_private(self.path / folder, folder=True)
+
+    def config(self) -> Config:
+        """The checked configuration.
+
+        Raises:
+            ConfigError: The home or the file is missing or invalid.
+        """
+        self.check()
+        return configuration.load(self.config_file)
+
+    def file(self, value: str) -> Path:
+        """A path that the configuration names."""
+        return configuration.expand(value, self.path)
+
+
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

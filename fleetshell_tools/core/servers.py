@@ -1,0 +1,278 @@
+"""The inventory: `servers/<id>.conf`, one YAML file a server; a bad file disables that server alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fleetshell_tools.core import schema, storage, yamlfile
+from fleetshell_tools.core.config import SERVER_ID, USER_NAME, Defaults
+from fleetshell_tools.core.errors import BadArgument, ConfigError, FleetShellError, NotFound
+from fleetshell_tools.core.schema import option
+from fleetshell_tools.core.words import nearest
+
+HOSTNAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})|\[?[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?\]?"
+_OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{1,40}")
+
+OWNED_OPTIONS = frozenset(
+    name.lower()
+    for name in (
+        "BatchMode CanonicalizeHostname ClearAllForwardings ControlMaster ControlPath ControlPersist DynamicForward ExitOnForwardFailure "
+        "ForkAfterAuthentication ForwardAgent ForwardX11 ForwardX11Trusted GatewayPorts GlobalKnownHostsFile Host HostKeyAlias Hostname "
+        "IdentitiesOnly IdentityFile Include KnownHostsCommand LocalCommand LocalForward Match PermitLocalCommand PermitRemoteOpen Port "
+        "ProxyCommand ProxyJump ProxyUseFdpass RemoteCommand RemoteForward RequestTTY SendEnv SessionType StdinNull StrictHostKeyChecking "
+        "Tunnel TunnelDevice UpdateHostKeys User UserKnownHostsFile VerifyHostKeyDNS XAuthLocation"
+    ).split()
+)
+"""ssh options that a server's file may not set: our engine owns them, or they would run programs or open forwardings."""
+
+OWN_KEYS = {
+    "hostname": "hostname",
+    "user": "ssh_user",
+    "port": "ssh_port",
+    "identityfile": "identity_file",
+    "proxyjump": "jump",
+}
+"""Which key of the server's file does what a refused ssh option would."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server as its file describes it; `context` and its four neighbours are free-form data for people and models."""
+
+    id: str = option(
+        doc="The server's id, the same as the file's name.",
+        pattern=SERVER_ID,
+        means="letters, digits, `.`, `_`, `-`, at most 64",
+    )
+    hostname: str = option(doc="Host name or address.", pattern=HOSTNAME, means="a host name or an IP address")
+    ssh_user: str | None = option(None, "Login user.", pattern=USER_NAME, means="a user name")
+    ssh_port: int | None = option(None, "SSH port.", low=1, high=65535)
+    tags: tuple[str, ...] = option((), "Words to select servers by.")
+    context: dict[str, Any] = option(
+        factory=dict, doc="What a person or a model should know: description, purpose, environment, …"
+    )
+    services: dict[str, Any] = option(
+        factory=dict, doc="Services of this server: description, log_path, config_path, port, critical, …"
+    )
+    paths: dict[str, Any] = option(factory=dict, doc="Important paths.")
+    troubleshooting: dict[str, Any] = option(factory=dict, doc="Named commands for checks.")
+    monitoring: dict[str, Any] = option(factory=dict, doc="What to watch.")
+    jump: str | None = option(None, "The id of the server to jump through.", pattern=SERVER_ID, means="a server's id")
+    ssh_options: dict[str, str] = option(factory=dict, doc="More ssh options, but those that FleetShell sets itself.")
+    identity_file: str | None = option(None, "Another private key than the relay's.")
+    connect_timeout: int | None = option(None, "Seconds to wait for a connection.", low=1, high=300)
+    connection: str = option("ssh", "How to reach it.", choices=("ssh",))
+
+    @property
+    def environment(self) -> str:
+        return str(self.context.get("environment") or "")
+
+    @property
+    def purpose(self) -> str:
+        return str(self.context.get("purpose") or self.context.get("description") or "")
+
+    def section(self, name: str) -> dict[str, Any]:
+        """`services`, `paths`, `troubleshooting` or `monitoring`, from the top of the file or from under `context`."""
+        inner = self.context.get(name)
+        merged = dict(inner) if isinstance(inner, dict) else {}
+        merged.update(getattr(self, name))
+        return merged
+
+
+def parse(text: str, name: str, expected_id: str | None = None) -> Server:
+    """Check the text of a server's file.
+
+    Raises:
+        ConfigError: With file name and line.
+    """
+    document = yamlfile.parse(text, name)
+    server = schema.build(Server, document.data, document)
+    if expected_id is not None and server.id != expected_id:
+        raise document.error(
+            ("id",), f'id is "{server.id}", but the file is named {expected_id}.conf; make both the same.'
+        )
+    for tag in server.tags:
+        if not tag.strip() or len(tag) > 64:
+            raise document.error(("tags",), f'the tag "{tag}" is empty or longer than 64 characters.')
+    if server.jump == server.id:
+        raise document.error(("jump",), "a server can't be its own jump server.")
+    for key, value in server.ssh_options.items():
+        check_option(key, value, document)
+    return server
+
+
+def check_option(key: str, value: str, document: yamlfile.Document) -> None:
+    """Refuse an ssh option that our engine owns, or that could not stand in an ssh configuration file."""
+    at = ("ssh_options", key)
+    if not _OPTION_NAME.fullmatch(key):
+        raise document.error(at, f'"{key}" is not the name of an ssh option.')
+    if key.lower() in OWNED_OPTIONS:
+        instead = OWN_KEYS.get(key.lower())
+        raise document.error(
+            at,
+            f"the ssh option {key} is set by FleetShell itself"
+            + (f"; use the key `{instead}` of this file." if instead else " and can't be changed here."),
+        )
+    if any(ord(ch) < 32 or ord(ch) == 127 for ch in value):
+        raise document.error(at, f"the value of the ssh option {key} holds a control character.")
+
+
+@dataclass
+class _Entry:
+    stamp: tuple[int, int, int]
+    server: Server | None
+    problem: str = ""
+
+
+class Inventory:
+    """All servers of a home, read again when a file has changed; safe to use from several threads.
+
+    Args:
+        folder: The `servers` folder.
+        defaults: What server files start from.
+    """
+
+    def __init__(self, folder: Path, defaults: Defaults | None = None) -> None:
+        self._folder = folder
+        self.defaults = defaults or Defaults()
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+
+    def _refresh(self) -> dict[str, _Entry]:
+        with self._lock:
+            found: dict[str, _Entry] = {}
+            try:
+                scan = sorted(os.scandir(self._folder), key=lambda item: item.name)
+            except FileNotFoundError:
+                scan = []
+            for item in scan:
+                name, ending = os.path.splitext(item.name)
+                if ending != ".conf" or name.startswith("."):
+                    continue
+                info = item.stat(follow_symlinks=False)
+                stamp = (info.st_mtime_ns, info.st_size, info.st_ino)
+                known = self._entries.get(name)
+                found[name] = known if known and known.stamp == stamp else self._load(name, Path(item.path), stamp)
+            self._entries = found
+            return found
+
+    def _load(self, name: str, path: Path, stamp: tuple[int, int, int]) -> _Entry:
+        try:
+            storage.check_private(path, folder=False)
+            if not re.fullmatch(SERVER_ID, name):
+                raise ConfigError(f"{path}: the file's name is no valid id (letters, digits, `.`, `_`, `-`).")
+            return _Entry(stamp, parse(path.read_text(encoding="utf-8"), str(path), name))
+        except UnicodeDecodeError as error:
+            return _Entry(stamp, None, f"{path} is not UTF-8 text (byte {error.start}).")
+        except OSError as error:
+            return _Entry(stamp, None, f"{path} can't be read: {error.strerror}.")
+        except FleetShellError as error:
+            return _Entry(stamp, None, error.message)
+
+    def all(self) -> list[Server]:
+        """Every server whose file is good, by id."""
+        return [entry.server for entry in self._refresh().values() if entry.server]
+
+    def problems(self) -> dict[str, str]:
+        """Why a server is disabled, for each whose file is bad."""
+        return {name: entry.problem for name, entry in self._refresh().items() if not entry.server}
+
+    def ids(self) -> list[str]:
+        return list(self._refresh())
+
+    def get(self, server_id: str) -> Server:
+        """One server by id.
+
+        Raises:
+            NotFound: Unknown; names near ids.
+            ConfigError: Its file is bad.
+        """
+        entries = self._refresh()
+        entry = entries.get(server_id)
+        if entry is None:
+            known = ", ".join(list(entries)[:10]) or "none yet; add one with `fleetshell add-server`"
+            raise NotFound(
+                f'There is no server "{server_id[:80]}".{nearest(server_id, entries)} Known servers: {known}'
+                f"{' and more; see list_servers' if len(entries) > 10 else ''}."
+            )
+        if entry.server is None:
+            raise ConfigError(f"The server {server_id} is disabled because its file is invalid: {entry.problem}")
+        return entry.server
+
+    def path(self, server_id: str) -> Path:
+        return self._folder / f"{server_id}.conf"
+
+    def user(self, server: Server) -> str | None:
+        return server.ssh_user or self.defaults.ssh_user
+
+    def port(self, server: Server) -> int:
+        return server.ssh_port or self.defaults.ssh_port or 22
+
+    def jump(self, server: Server) -> Server | None:
+        """The server to jump through.
+
+        Raises:
+            ConfigError: It does not exist, is disabled, or the jumps go round in a circle.
+        """
+        name = server.jump or (self.defaults.jump if server.id != self.defaults.jump else None)
+        if name is None:
+            return None
+        seen = [server.id]
+        at: str | None = name
+        while at is not None:
+            if at in seen:
+                raise ConfigError(
+                    f"The jump servers go round in a circle: {' → '.join([*seen, at])}. Change `jump` in one of their files."
+                )
+            seen.append(at)
+            try:
+                hop = self.get(at)
+            except FleetShellError as error:
+                raise ConfigError(f"{server.id} jumps through {at}, which can't be used: {error.message}") from None
+            at = hop.jump or (self.defaults.jump if hop.id != self.defaults.jump else None)
+        return self.get(name)
+
+    def select(self, server_ids: Sequence[str], tags: Sequence[str], environment: str | None) -> list[Server]:
+        """Servers by ids, and by tags and environment: ids ∪ (every tag ∩ environment); `*` among the ids means all.
+
+        Raises:
+            BadArgument: No selector at all, or nothing matches.
+            NotFound: An unknown id.
+        """
+        if not server_ids and not tags and not environment:
+            raise BadArgument('Say which servers: server_ids, tags or environment (server_ids: ["*"] means all).')
+        chosen = (
+            {server.id: server for server in self.all()}
+            if "*" in server_ids
+            else {name: self.get(name) for name in server_ids}
+        )
+        if tags or environment:
+            for server in self.matching(tags, environment):
+                chosen.setdefault(server.id, server)
+        if not chosen:
+            words = [f"tags {', '.join(tags)}"] * bool(tags) + [f'environment "{environment}"'] * bool(environment)
+            raise BadArgument(f"No server matches {' and '.join(words) or 'this'}. list_servers shows what there is.")
+        return list(chosen.values())
+
+    def matching(self, tags: Iterable[str], environment: str | None) -> list[Server]:
+        """Servers that have every tag and that environment (case does not matter)."""
+        wanted = {tag.lower() for tag in tags}
+        return [
+            server
+            for server in self.all()
+            if wanted <= {tag.lower() for tag in server.tags}
+            and (not environment or server.environment.lower() == environment.lower())
+        ]
+
+
+def write(path: Path, server: dict[str, Any]) -> None:
+    """Write a server's file from plain data; checked before, atomic."""
+    text = yamlfile.dump(server)
+    parse(text, str(path), path.stem)
+    storage.write_atomic(path, text)

@@ -1,0 +1,118 @@
+"""Writing files so that nothing is lost: atomic replacement, private modes, locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from fleetshell_tools.core.errors import ConfigError
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE) -> None:
+    """Replace `path` by `data` so that a crash leaves the old or the new content, never a part.
+
+    A temporary file in the same folder is written, fsynced and renamed, and the folder is fsynced.
+
+    Raises:
+        OSError: The disk is full, the folder is missing or not writable; the old file is untouched.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or an unlink in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(path: Path) -> bool:
+    """Create a private folder (and its parents); returns whether it was created now."""
+    if path.is_dir():
+        return False
+    path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the lock file `path` (created if missing) against other processes and threads."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def try_lock(path: Path) -> int | None:
+    """Take the lock file `path` for as long as the returned descriptor stays open; None where another holds it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_private(path: Path, *, folder: bool) -> None:
+    """Refuse a file or folder of the home that another user owns or can change, or that is a symbolic link.
+
+    Raises:
+        ConfigError: With the command that mends it.
+    """
+    info = os.lstat(path)
+    if os.path.islink(path):
+        raise ConfigError(
+            f"{path} is a symbolic link; FleetShell does not follow links in its home: replace it by a real "
+            f"{'folder' if folder else 'file'}."
+        )
+    if info.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path} belongs to uid {info.st_uid}, but FleetShell runs as uid {os.geteuid()}. "
+            f"Run `chown -R $(id -un) {path}`, or run FleetShell as its owner."
+        )
+    if info.st_mode & 0o022:
+        raise ConfigError(
+            f"{path} can be changed by other users (mode {info.st_mode & 0o7777:04o}). "
+            f"Run `chmod {'700' if folder else '600'} {path}`."
+        )
+
+
+def check_secret(path: Path) -> None:
+    """Refuse a file with a secret in it that other users can read.
+
+    Raises:
+        ConfigError: With the command that mends it.
+    """
+    check_private(path, folder=False)
+    mode = os.lstat(path).st_mode
+    if mode & 0o077:
+        raise ConfigError(f"{path} can be read by other users (mode {mode & 0o7777:04o}). Run `chmod 600 {path}`.")

@@ -1,0 +1,214 @@
+"""The types that rooms hand to each other, and the protocols through which a tool family reaches them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from fleetshell_tools.core.servers import Server
+
+Progress = Callable[[float, "float | None", "str | None"], None]
+"""Reports progress to the client: how far, of how much (or None), and a line for a person."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who holds the API key of a request: `key_id` is a short digest that is safe to log."""
+
+    key_id: str
+    name: str = "owner"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """On whose behalf something is done, as the audit log records it.
+
+    `session` is a digest of the client's session id, never the id itself.
+    """
+
+    principal: Principal
+    client: str = ""
+    session: str = ""
+    tool: str = ""
+
+
+class Cancellation:
+    """A flag that one thread sets and others poll, or are called back by."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.why = ""
+
+    def set(self, why: str = "cancelled by the client") -> None:
+        """Cancel; the first reason given stays."""
+        with self._lock:
+            if self._event.is_set():
+                return
+            self.why = why
+            self._event.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+    def on_set(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` once when cancelled (at once if it already is); returns a function that forgets it."""
+        with self._lock:
+            if not self._event.is_set():
+                self._callbacks.append(callback)
+
+                def forget() -> None:
+                    with self._lock:
+                        if callback in self._callbacks:
+                            self._callbacks.remove(callback)
+
+                return forget
+        callback()
+        return lambda: None
+
+
+@dataclass(frozen=True)
+class Act:
+    """What is to be done on a server: the whole of it, because the guard judges the act and not the text alone."""
+
+    command: str
+    stdin: bytes | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    working_directory: str | None = None
+    login_user: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard says of an act; `argv` is the part of the command that it resolved to judge it."""
+
+    allowed: bool
+    kind: str = ""
+    rule: str = ""
+    reason: str = ""
+    argv: tuple[str, ...] = ()
+    approvable: bool = False
+
+
+ALLOWED = Verdict(allowed=True)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What arrived on one stream: the first and the last bytes that were kept, and how many came in all."""
+
+    head: bytes = b""
+    tail: bytes = b""
+    total: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return len(self.head) + len(self.tail) == self.total
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command on a server ended.
+
+    `exit_code` is None where the command did not end by itself or ended by a signal (`signal` names it);
+    `stopped` is "", "confirmed" or "unconfirmed": whether its process group is known to have ended.
+    """
+
+    exit_code: int | None
+    stdout: Captured
+    stderr: Captured
+    duration_ms: int
+    signal: str | None = None
+    timed_out: bool = False
+    cancelled: bool = False
+    stopped: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class HostResult:
+    """One server's part of a fan-out: either `completed` or `error` is set."""
+
+    server_id: str
+    completed: Completed | None = None
+    error: str | None = None
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True)
+class ConnectionState:
+    """What is known of the connection to a server: `connected`, `connecting`, `idle` (none) or `failed`."""
+
+    state: str
+    since: float | None = None
+    last_error: str = ""
+    shell: str = ""
+
+
+class Fleet(Protocol):
+    """The one road to a server: guard, audit, connection, run."""
+
+    def run(
+        self, caller: Caller, server: Server, act: Act, *, timeout: float, cancelled: Cancellation, progress: Progress
+    ) -> Completed:
+        """Run one command and wait for its end.
+
+        Raises:
+            Blocked, Unreachable, AuditUnavailable: Nothing ran, or the connection was lost.
+        """
+
+    def run_many(
+        self,
+        caller: Caller,
+        servers: Sequence[Server],
+        act: Act,
+        *,
+        timeout: float,
+        max_parallel: int,
+        stop_on_failure: bool,
+        cancelled: Cancellation,
+        progress: Progress,
+    ) -> list[HostResult]:
+        """Run one command on many servers at once; the results keep the order of `servers`."""
+
+    def connection_state(self, server: Server) -> ConnectionState:
+        """What is known now, without connecting."""
+
+    def fingerprints(self, server: Server) -> list[str]:
+        """The pinned host keys as `SHA256:… (ED25519)`, empty where none is pinned."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A successful authentication: how many seconds it lasts; `needed` is False where MFA is disabled."""
+
+    expires_in: int
+    needed: bool = True
+
+
+class Auth(Protocol):
+    """TOTP authentication of a caller's session."""
+
+    def authenticate(self, caller: Caller, session_id: str, code: str) -> Grant:
+        """Check a code and unlock the session.
+
+        Raises:
+            AuthenticationFailed: Wrong, already used, or locked out; the sentence says which.
+        """
+
+
+class Upstreams(Protocol):
+    """The external MCP servers that FleetShell aggregates."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every configured external server with its state and tools."""
