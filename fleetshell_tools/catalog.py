@@ -1,0 +1,16 @@
+"""The tool families, in the order in which clients see them: one explicit list."""
+
+from __future__ import annotations
+
+from fleetshell_tools import authentication, commands, discovery
+from fleetshell_tools.core.tool import Tool
+
+TOOLS: tuple[Tool, ...] = (
+    authentication.authenticate,
+    discovery.list_servers,
+    discovery.search_servers,
+    discovery.get_server_context,
+    commands.execute_command,
+    commands.multi_server_execute,
+)
+"""Every built-in tool."""

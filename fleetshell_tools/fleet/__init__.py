@@ -1,0 +1,1 @@
+"""Everything SSH: the guard, host keys, connections and running commands on servers."""

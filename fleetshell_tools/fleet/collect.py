@@ -1,0 +1,79 @@
+"""Collecting a command's output in bounded memory: the first and the last bytes are kept, all are counted."""
+
+from __future__ import annotations
+
+from fleetshell_tools.core.types import Captured
+
+
+class HeadTail:
+    """Keeps at most `limit` bytes from the start and `limit` from the end of what it is fed.
+
+    Args:
+        limit: Bytes to keep on either side.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total = 0
+
+    def feed(self, data: bytes | memoryview) -> None:
+        self.total += len(data)
+        room = self._limit - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if len(data) >= self._limit:
+            self._tail[:] = data[-self._limit :]
+        elif data:
+            self._tail += data
+            if len(self._tail) > 2 * self._limit:
+                del self._tail[: -self._limit]
+
+    def captured(self) -> Captured:
+        return Captured(bytes(self._head), bytes(self._tail[-self._limit :]), self.total)
+
+
+class Marked:
+    """Finds our marker line `NONCE WORD` at the start of a command's stdout and passes on what follows it.
+
+    What comes before the marker was printed by the login shell's start-up files and is dropped.
+
+    Args:
+        nonce: The marker's first word, unguessable and new for each command.
+        sink: Takes the command's own output.
+    """
+
+    SEARCH_LIMIT = 256 * 1024
+
+    def __init__(self, nonce: str, sink: HeadTail) -> None:
+        self._nonce = nonce.encode() + b" "
+        self._sink = sink
+        self._waiting: bytearray | None = bytearray()
+        self.word = ""
+
+    @property
+    def found(self) -> bool:
+        return bool(self.word)
+
+    def feed(self, data: bytes) -> None:
+        if self._waiting is None:
+            self._sink.feed(data)
+            return
+        self._waiting += data
+        start = self._waiting.find(self._nonce)
+        end = self._waiting.find(b"\n", start) if start >= 0 else -1
+        if end >= 0:
+            self.word = self._waiting[start + len(self._nonce) : end].decode("ascii", "replace").strip()
+            rest, self._waiting = bytes(self._waiting[end + 1 :]), None
+            if rest:
+                self._sink.feed(rest)
+        elif len(self._waiting) > self.SEARCH_LIMIT:
+            self.finish()
+
+    def finish(self) -> None:
+        """No marker came: what was held back is output after all."""
+        if self._waiting is not None:
+            self._sink.feed(bytes(self._waiting))
+            self._waiting = None

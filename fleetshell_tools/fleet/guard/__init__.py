@@ -1,0 +1,159 @@
+"""The guard: says of an act, before it runs, whether it would harm the host.
+
+It interprets shell text instead of searching it: lex, evaluate, follow, judge (security.md, section 1). It prevents
+accidents and obvious harm and is no security boundary.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from fleetshell_tools.core.errors import ConfigError
+from fleetshell_tools.core.text import one_line
+from fleetshell_tools.core.types import ALLOWED, Act, Verdict
+from fleetshell_tools.fleet.guard import judges
+from fleetshell_tools.fleet.guard.budget import MAX_VALUE, Budget, BudgetExceeded
+from fleetshell_tools.fleet.guard.environment import refused_variable
+from fleetshell_tools.fleet.guard.evaluate import State
+from fleetshell_tools.fleet.guard.follow import Follower
+from fleetshell_tools.fleet.guard.lexer import Word, lex
+from fleetshell_tools.fleet.guard.paths import resolve
+from fleetshell_tools.fleet.guard.rules import CLASSES, DEFAULT_ENTRIES, Finding
+from fleetshell_tools.fleet.guard.symbols import UNKNOWN, from_outside, shown
+
+__all__ = ["CLASSES", "DEFAULT_ENTRIES", "Guard", "judges"]
+
+log = logging.getLogger(__name__)
+
+SETTINGS = ("never", "approvable", "allow")
+STEPS_PER_CHARACTER = 6
+_REMEDY = "the operator can change `dangerous_commands` or `security.guard` in config.yaml"
+
+
+class Guard:
+    """Judges acts under one configuration.
+
+    Args:
+        dangerous_commands: The configuration's list: default entries, `re:` patterns, and argv prefixes.
+        classes: `security.guard`: a class to `never`, `approvable` or `allow`.
+        max_command_length: Characters; the work allowed for one act is proportional to it.
+
+    Raises:
+        ConfigError: A pattern, a class or a setting is invalid.
+    """
+
+    def __init__(
+        self,
+        dangerous_commands: Sequence[str],
+        classes: Mapping[str, str] = MappingProxyType({}),
+        max_command_length: int = 5000,
+    ) -> None:
+        self._settings = {kind: "approvable" if kind == "power" else "never" for kind in CLASSES}
+        for kind, setting in classes.items():
+            if kind not in CLASSES:
+                raise ConfigError(f"`security.guard` has the unknown class `{kind}`; use one of {', '.join(CLASSES)}.")
+            if setting not in SETTINGS:
+                raise ConfigError(f"`security.guard.{kind}` is `{setting}`; use one of {', '.join(SETTINGS)}.")
+            self._settings[kind] = setting
+        self._entries = frozenset(dangerous_commands) & frozenset(DEFAULT_ENTRIES)
+        self._patterns = [_compiled(entry) for entry in dangerous_commands if entry.startswith("re:")]
+        own = [entry for entry in dangerous_commands if entry not in DEFAULT_ENTRIES and not entry.startswith("re:")]
+        self._prefixes = [prefix for entry in own if (prefix := _words(entry))]
+        self._limit = STEPS_PER_CHARACTER * max(max_command_length, 1000)
+
+    def judge(self, act: Act) -> Verdict:
+        """Say whether an act may run.
+
+        Never raises: what cannot be judged, for whatever reason, is refused as class obfuscation.
+        """
+        return self.judge_counted(act)[0]
+
+    def judge_counted(self, act: Act) -> tuple[Verdict, int]:
+        """The verdict, and how many steps of the budget it took."""
+        budget = Budget(self._limit)
+        try:
+            findings = self._findings(act, budget)
+        except Exception:
+            # Failing closed is the one answer that is safe; the traceback tells the developers what was met.
+            log.exception("the guard could not judge a command of %d characters", len(act.command))
+            findings = [Finding("obfuscation", "internal-error", "could not be judged", ())]
+        return self._verdict(act, findings), budget.steps
+
+    def _findings(self, act: Act, budget: Budget) -> list[Finding]:
+        findings: list[Finding] = []
+        if name := refused_variable(act.environment):
+            findings.append(Finding("obfuscation", "environment", "changes what commands run", (f"{name}=…",)))
+        for pattern in self._patterns:
+            if pattern.search(act.command):
+                findings.append(Finding("", f"re:{pattern.pattern}", "matches a pattern of `dangerous_commands`", ()))
+
+        def inspect(words: Sequence[str]) -> None:
+            for prefix in self._prefixes:
+                if tuple(shown(word) for word in words[: len(prefix)]) == prefix:
+                    findings.append(Finding("", " ".join(prefix), "is an entry of `dangerous_commands`", tuple(words)))
+
+        follower = Follower(_state(act), budget, findings.append, inspect)
+        try:
+            follower.code(from_outside(act.command), _stdin(act))
+        except BudgetExceeded as error:
+            findings.append(Finding("obfuscation", "budget", f"is too intricate to be judged ({error})", ()))
+        return findings
+
+    def _verdict(self, act: Act, findings: list[Finding]) -> Verdict:
+        """The gravest finding decides: one that is never let through before one that can be approved."""
+        counted = [(self._setting(finding), finding) for finding in findings]
+        blocking = sorted((item for item in counted if item[0] != "allow"), key=lambda item: item[0] == "approvable")
+        if not blocking:
+            return ALLOWED
+        setting, finding = blocking[0]
+        command = one_line(act.command, 120)
+        what = f"would run `{one_line(finding.resolved, 120)}`, which {finding.effect}" if finding.argv else finding.effect
+        kind = finding.kind or "custom"
+        return Verdict(
+            allowed=False,
+            kind=kind,
+            rule=finding.rule,
+            reason=f"Blocked ({kind}, rule {finding.rule}): `{command}` {what}; {_REMEDY}.",
+            argv=tuple(shown(word) for word in finding.argv),
+            approvable=setting == "approvable",
+        )
+
+    def _setting(self, finding: Finding) -> str:
+        if finding.entries and not self._entries & set(finding.entries):
+            return "allow"
+        return self._settings.get(finding.kind, "never")
+
+
+def _compiled(entry: str) -> re.Pattern[str]:
+    try:
+        return re.compile(entry[3:])
+    except re.error as error:
+        raise ConfigError(f"`dangerous_commands` has the invalid pattern `{entry}`: {error}. Correct or remove it.") from error
+
+
+def _words(entry: str) -> tuple[str, ...]:
+    """The words of an entry, read as the shell would read them."""
+    words = [token for token in lex(from_outside(entry), Budget(10_000)) if isinstance(token, Word)]
+    return tuple("".join(getattr(part, "text", "") for part in word.parts) for word in words)
+
+
+def _state(act: Act) -> State:
+    home = "/root" if act.login_user == "root" else f"/home/{act.login_user or UNKNOWN}"
+    folder = resolve(act.working_directory, home) if act.working_directory else home
+    state = State(home=home, folder=folder)
+    state.variables = {name: (from_outside(value),) for name, value in act.environment.items()}
+    return state
+
+
+def _stdin(act: Act) -> str:
+    if act.stdin is None:
+        return ""
+    if len(act.stdin) > MAX_VALUE:
+        return UNKNOWN
+    try:
+        return from_outside(act.stdin.decode())
+    except UnicodeDecodeError:
+        return UNKNOWN

@@ -1,0 +1,79 @@
+"""Judges of class power: what stops or restarts the host."""
+
+from __future__ import annotations
+
+from fleetshell_tools.fleet.guard.options import parse
+from fleetshell_tools.fleet.guard.paths import resolve
+from fleetshell_tools.fleet.guard.rules import REBOOT, SHUTDOWN, Command, Finding, judges
+
+_STOPS = "stops the host"
+_RESTARTS = "restarts the host"
+_VERBS = {"poweroff": _STOPS, "halt": _STOPS, "reboot": _RESTARTS, "kexec": _RESTARTS, "soft-reboot": _RESTARTS,
+          "suspend": _STOPS, "hibernate": _STOPS, "hybrid-sleep": _STOPS, "suspend-then-hibernate": _STOPS,
+          "emergency": _STOPS, "rescue": _STOPS}
+_TARGETS = frozenset(["poweroff", "halt", "reboot", "kexec", "shutdown", "rescue", "emergency", "runlevel0", "runlevel6",
+                      "suspend", "hibernate", "exit"])
+
+
+def _finding(command: Command, effect: str) -> Finding:
+    return Finding("power", "restart" if effect == _RESTARTS else "stop", effect, command.argv,
+                   (REBOOT,) if effect == _RESTARTS else (SHUTDOWN,))
+
+
+@judges("shutdown")
+def shuts_down(command: Command) -> Finding | None:
+    options = parse(command.arguments, short="t")
+    if options.has("help", "version", "c", "show") or options.has("k"):
+        return None
+    return _finding(command, _RESTARTS if options.has("r", "reboot") and not options.has("h", "P", "H") else _STOPS)
+
+
+@judges("poweroff", "halt", "reboot")
+def powers_off(command: Command) -> Finding | None:
+    options = parse(command.arguments)
+    if options.has("help", "version", "w", "wtmp-only"):
+        return None
+    return _finding(command, _RESTARTS if command.name == "reboot" or options.has("reboot") else _STOPS)
+
+
+@judges("init", "telinit")
+def changes_runlevel(command: Command) -> Finding | None:
+    level = next((argument for argument in command.arguments if not argument.startswith("-")), "")
+    if level in ("0", "6", "1", "s", "S"):
+        return _finding(command, _RESTARTS if level == "6" else _STOPS)
+    return None
+
+
+@judges("systemctl", "loginctl")
+def asks_systemd(command: Command) -> Finding | None:
+    options = parse(command.arguments, short="HMtpnosi" if command.name == "loginctl" else "HMtpno",
+                    long=("host", "machine", "type", "property", "lines", "output", "state", "kill-whom", "signal", "job-mode"))
+    if options.has("help", "version") or not options.operands:
+        return None
+    verb, *units = options.operands
+    if effect := _VERBS.get(verb):
+        return _finding(command, effect)
+    started = {unit.removesuffix(".target") for unit in units if unit.endswith(".target") or verb == "isolate"}
+    if verb in ("isolate", "start", "set-default") and started & _TARGETS:
+        return _finding(command, _RESTARTS if "reboot" in started else _STOPS)
+    return None
+
+
+@judges(">", ">>", ">|", "tee")
+def triggers(command: Command) -> Finding | None:
+    """Writing a letter to /proc/sysrq-trigger, or a sleep state to /sys/power/state."""
+    if any(resolve(target, command.folder) in ("/proc/sysrq-trigger", "/sys/power/state") for target in command.arguments):
+        return _finding(command, _RESTARTS)
+    return None
+
+
+@judges("kexec")
+def starts_kernel(command: Command) -> Finding | None:
+    return _finding(command, _RESTARTS) if {"-e", "--exec", "-f", "--force"} & set(command.arguments) else None
+
+
+@judges("ipmitool")
+def asks_management_controller(command: Command) -> Finding | None:
+    words = [word for word in command.arguments if not word.startswith("-")]
+    after = words[words.index("power") + 1 :] if "power" in words else []
+    return _finding(command, _RESTARTS) if set(after[:1]) & {"off", "cycle", "reset", "soft", "diag"} else None

@@ -1,0 +1,154 @@
+"""Which paths a host cannot lose: normalised targets, wildcards matched against critical names.
+
+`/var` is critical and `/var/tmp/x` is not: what counts is the whole of a folder, or a file that the system needs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fleetshell_tools.fleet.guard.symbols import (
+    BRACKET,
+    LOCAL,
+    MARKS,
+    QUESTION,
+    STAR,
+    UNKNOWN,
+    empty_unset,
+    has_wildcard,
+    is_known,
+    matches,
+)
+
+_SYSTEM = """
+bin boot dev etc home lib lib32 lib64 libx32 libexec opt proc root run sbin srv sys usr var
+boot/efi boot/grub boot/grub2 boot/loader lib/modules lib/systemd lib/x86_64-linux-gnu root/.ssh
+etc/ssh etc/systemd etc/pam.d etc/network etc/netplan etc/init.d etc/sudoers.d etc/security etc/default etc/apt
+usr/bin usr/sbin usr/lib usr/lib32 usr/lib64 usr/libexec usr/local usr/share usr/include
+var/lib var/log var/spool var/mail var/www var/backups usr/lib/systemd usr/lib/modules usr/lib/x86_64-linux-gnu
+usr/local/bin usr/local/lib usr/local/sbin var/lib/dpkg var/lib/rpm var/lib/systemd var/spool/cron
+"""
+_DATA = """
+home/* home/*/.ssh var/lib/mysql var/lib/postgresql var/lib/docker var/lib/mongodb var/lib/containerd var/lib/etcd
+var/lib/kubelet var/lib/libvirt
+"""
+_FILES = """
+etc/passwd etc/shadow etc/group etc/gshadow etc/sudoers etc/fstab etc/crypttab etc/inittab etc/nsswitch.conf
+etc/ld.so.cache etc/machine-id etc/default/grub etc/ssh/sshd_config boot/grub/grub.cfg
+lib64/ld-linux* lib/ld-linux* usr/lib64/ld-linux* lib/systemd/systemd usr/lib/systemd/systemd sbin/init usr/sbin/init
+bin/sh bin/bash bin/dash bin/ls bin/mount bin/login bin/su usr/bin/sh usr/bin/bash usr/bin/dash usr/bin/env usr/bin/sudo
+usr/bin/systemctl bin/systemctl usr/sbin/sshd lib/x86_64-linux-gnu/libc.so* usr/lib/x86_64-linux-gnu/libc.so*
+root/.ssh/authorized_keys home/*/.ssh/authorized_keys
+"""
+
+
+class Table:
+    """Critical names: whole ones, and in files those with a version at the end (`ld-linux*`)."""
+
+    def __init__(self, names: str) -> None:
+        self.names = frozenset(names.split())
+        self.beginnings = tuple(name[:-1] for name in self.names if name.endswith("*") and not name.endswith("/*"))
+        self.by_depth: dict[int, list[list[str]]] = {}
+        for name in self.names:
+            parts = name.rstrip("*").split("/") if not name.endswith("/*") else name.split("/")
+            self.by_depth.setdefault(len(parts), []).append(parts)
+
+
+_SYSTEM_FOLDERS = Table(_SYSTEM)
+_CRITICAL_FOLDERS = Table(_SYSTEM + _DATA)
+_CRITICAL_FILES = Table(_FILES)
+
+_DEVICE = re.compile(
+    r"/dev/(?:sd[a-z]|hd[a-z]|vd[a-z]|xvd[a-z]|nvme\d|mmcblk\d|md\d|md/|dm-\d|nbd\d|zd\d|sg\d|st\d|mapper/(?!control)|disk/"
+    r"|bcache\d|pmem\d|zvol/|mtd|dasd[a-z]|drbd\d|r?disk\d|root$|mem$|kmem$|port$)"
+)
+_DEVICE_NAMES = ("sda", "sdb", "hda", "vda", "xvda", "nvme0n1", "mmcblk0", "md0", "dm-0")
+
+
+def resolve(target: str, folder: str) -> str:
+    """An absolute path without `.`, `..` and repeated slashes, or empty where its start cannot be known."""
+    target = empty_unset(target)
+    if not target or target[0] in MARKS:
+        return ""
+    path = target if target.startswith("/") else f"{folder}/{target}"
+    if not path.startswith("/"):
+        return ""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def is_critical_folder(target: str, folder: str) -> bool:
+    """Is this a folder that the host needs as a whole (a home folder too), or everything inside one?"""
+    parts = _folder_parts(target, folder)
+    if parts is None:
+        return False
+    # A relative path such as ../build may seem to name a neighbour's home only because we assume where we are.
+    if len(parts) == 2 and parts[0] == "home" and not target.startswith("/") and "/" + "/".join(parts) != folder:
+        return False
+    return not parts or _in_table(parts, _CRITICAL_FOLDERS)
+
+
+def is_system_folder(target: str, folder: str) -> bool:
+    """As `is_critical_folder`, but without homes and data, whose owner and mode may well be changed as a whole."""
+    parts = _folder_parts(target, folder)
+    return parts is not None and (not parts or _in_table(parts, _SYSTEM_FOLDERS))
+
+
+def _folder_parts(target: str, folder: str) -> list[str] | None:
+    """The folder that a target takes all of, as the parts of its path; None where it cannot be known."""
+    path = resolve(target, folder)
+    if not path:
+        return None
+    parts = [part for part in path.split("/") if part]
+    while parts and _takes_all(parts[-1]):
+        parts.pop()
+    return parts
+
+
+def is_critical_file(target: str, folder: str) -> bool:
+    """Is this a file without which the host does not start, or nobody can log in?"""
+    path = resolve(target, folder)
+    parts = [part for part in path.split("/") if part]
+    return bool(parts) and not _takes_all(parts[-1]) and _in_table(parts, _CRITICAL_FILES)
+
+
+def is_critical(target: str, folder: str) -> bool:
+    return is_critical_folder(target, folder) or is_critical_file(target, folder)
+
+
+def is_device(target: str, folder: str) -> bool:
+    """Is this a block device, or the memory, whose content would be lost by writing to it?"""
+    path = resolve(target, folder)
+    if not path.startswith("/dev/"):
+        return False
+    if _DEVICE.match(path):
+        return True
+    uncertain = has_wildcard(path) or UNKNOWN in path or LOCAL in path
+    return uncertain and any(matches(path[5:], name) for name in _DEVICE_NAMES)
+
+
+def _takes_all(part: str) -> bool:
+    """Does a wildcard take (nearly) every name: `*`, `.*`, `.[!.]*`, `?*`, `[a-z]*`?"""
+    if STAR not in part and QUESTION not in part:
+        return False
+    rest = re.sub(BRACKET + r"(?:[!^][^]]*|a-z[^]]*)\]", "", part)
+    return not rest.strip(STAR + QUESTION + ".")
+
+
+def _in_table(parts: list[str], table: Table) -> bool:
+    if parts[0] == "home" and len(parts) > 1:
+        parts = ["home", "*", *parts[2:]]
+    elif len(parts) > 1 and not parts[-1].strip(MARKS):
+        # Something unknown in a folder is most often harmless; at the root, or among the homes, it never is.
+        return False
+    path = "/".join(parts)
+    if path in table.names or path.startswith(table.beginnings):
+        return True
+    if is_known(path) and not has_wildcard(path):
+        return False
+    return any(all(map(matches, parts, names)) for names in table.by_depth.get(len(parts), ()))

@@ -1,0 +1,257 @@
+"""Programs that need more than an option table to be followed: shells, `xargs`, `find`, builtins, interpreters."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fleetshell_tools.fleet.guard.interpreters import code_of, inspect, interpreter_of
+from fleetshell_tools.fleet.guard.options import parse
+from fleetshell_tools.fleet.guard.paths import resolve
+from fleetshell_tools.fleet.guard.producers import produce
+from fleetshell_tools.fleet.guard.rules import Finding
+from fleetshell_tools.fleet.guard.search import Search
+from fleetshell_tools.fleet.guard.symbols import LOCAL, STAR, UNKNOWN, plain
+
+if TYPE_CHECKING:
+    from fleetshell_tools.fleet.guard.follow import Follower
+
+Handler = Callable[["Follower", list[str], str], str]
+"""Follows a program, given its words and stdin; returns what it would print."""
+
+SHELLS = frozenset("sh bash dash ash ksh ksh93 mksh zsh fish rbash yash csh tcsh".split())
+_CRON_LINE = re.compile(r"\s*(?:@\w+|(?:[\d*/,\-A-Za-z]+\s+){4}[\d*/,\-A-Za-z]+)\s+(.*)")
+
+
+def handler(name: str) -> Handler | None:
+    if name in SHELLS:
+        return shell
+    return _HANDLERS.get(name) or (interpreter if interpreter_of(name) else None)
+
+
+def quoted(word: str) -> str:
+    """A word as shell code that evaluates to it again, active wildcards included."""
+    return word if plain(word) != word else shlex.quote(word)
+
+
+def content(follower: Follower, path: str) -> str:
+    """What a file holds: what this command wrote to it, else the mark for a file on the server."""
+    if path in ("/dev/null", ""):
+        return ""
+    return follower.state.files.get(resolve(path, follower.state.folder), LOCAL)
+
+
+def write(follower: Follower, path: str, text: str, *, append: bool = False) -> None:
+    """Remember what a file holds from now on."""
+    name = resolve(path, follower.state.folder)
+    before = follower.state.files.get(name, "") if append else ""
+    follower.state.files[name] = follower.budget.value(before + text)
+
+
+def shell(follower: Follower, words: list[str], stdin: str) -> str:
+    """`sh -c CODE`, `sh FILE`, or a shell that reads code from its stdin."""
+    options = parse([word for word in words[1:] if not re.fullmatch(r"\+[A-Za-z]+", word)], short="oO",
+                    long=("rcfile", "init-file"), to_operand=True)
+    operands = options.operands
+    if options.has("help", "version"):
+        return UNKNOWN
+    if "c" in options.values:
+        if not operands:
+            return ""
+        return _with_arguments(follower, operands[2:], lambda: follower.fed_code(operands[0], stdin, words))
+    if "s" in options.values or not operands or operands[0] == "-":
+        arguments = operands if "s" in options.values else operands[1:]
+        return _with_arguments(follower, arguments, lambda: follower.fed_code(stdin, "", words))
+    if operands[0] in ("/dev/stdin", "/proc/self/fd/0", "/dev/fd/0"):
+        return follower.fed_code(stdin, "", words)
+    return _with_arguments(follower, operands[1:], lambda: follower.fed_code(content(follower, operands[0]), stdin, words))
+
+
+def _with_arguments(follower: Follower, arguments: list[str], follow: Callable[[], str]) -> str:
+    outer, follower.state.positional = follower.state.positional, tuple(arguments)
+    try:
+        return follow()
+    finally:
+        follower.state.positional = outer
+
+
+def _source(follower: Follower, words: list[str], stdin: str) -> str:
+    operands = [word for word in words[1:] if word != "--"]
+    code = stdin if operands[:1] == ["/dev/stdin"] else content(follower, "".join(operands[:1]))
+    if not code.replace(UNKNOWN, "").strip():
+        return follower.fed_code(code, stdin, words)
+    return follower.code(code, stdin)
+
+
+def _xargs(follower: Follower, words: list[str], stdin: str) -> str:
+    options = parse(words[1:], short="aEILnPsd", to_operand=True,
+                    long=("arg-file", "delimiter", "max-args", "max-procs", "max-chars", "max-lines", "replace"))
+    template = options.operands or ["echo"]
+    items = [UNKNOWN] if options.has("a", "arg-file") else stdin.replace("\\0", "\n").split()
+    mark = options.value("I", "replace", "i")
+    if mark is None:
+        return follower.run([*template, *items], "")
+    lines = [line for line in stdin.splitlines() if line.strip()]
+    printed = [follower.run([word.replace(mark or "{}", line.strip()) for word in template], "") for line in lines]
+    return "".join(printed)
+
+
+def _parallel(follower: Follower, words: list[str], stdin: str) -> str:
+    options = parse(words[1:], short="jNnIaSPLXd", long=("jobs", "arg-file", "sshlogin", "delay", "timeout", "joblog",
+                                                       "max-args"), to_operand=True)
+    template, items = options.operands, stdin.split()
+    for mark in (":::", ":::+"):
+        if mark in template:
+            position = template.index(mark)
+            template, items = template[:position], [word for word in template[position + 1 :] if not word.startswith(":::")]
+    line = " ".join(template)
+    for item in items or [UNKNOWN]:
+        follower.fed_code(line.replace("{}", item) if "{}" in line else f"{line} {item}".strip(), "", words)
+    return UNKNOWN
+
+
+def _find(follower: Follower, words: list[str], stdin: str) -> str:
+    """Follow `-exec` with the paths that would be found; print those."""
+    search = Search.read(words[1:])
+    found = search.found()
+    for command in search.commands:
+        for path in found:
+            follower.run([word.replace("{}", path) for word in command], "")
+    return "".join(path + "\n" for path in found)
+
+
+def _list(follower: Follower, words: list[str], stdin: str) -> str:
+    """`ls` prints its operands where those are wildcards or with -d; of the working directory, some or all names."""
+    options = parse(words[1:], short="IwT")
+    if "l" in options.values:
+        return UNKNOWN
+    operands = options.operands
+    if not operands or (len(operands) == 1 and resolve(operands[0], follower.state.folder) in (follower.state.folder, "/")):
+        return STAR + "\n"
+    if "d" in options.values or any(STAR in operand for operand in operands):
+        return "".join(operand + "\n" for operand in operands)
+    return UNKNOWN
+
+
+def _cat(follower: Follower, words: list[str], stdin: str) -> str:
+    operands = [word for word in words[1:] if word == "-" or not word.startswith("-")] or ["-"]
+    return "".join(stdin if word == "-" else content(follower, word) for word in operands)
+
+
+def _tee(follower: Follower, words: list[str], stdin: str) -> str:
+    for target in parse(words[1:]).operands:
+        write(follower, target, stdin)
+    return stdin
+
+
+def _download(follower: Follower, words: list[str], stdin: str) -> str:
+    """What `curl -o FILE` and `wget -O FILE` write is unknown, and so is what they print."""
+    options = parse(words[1:], short="oHXduAbeT" if words[0] == "curl" else "OoPUt")
+    target = options.value("o", "output") if words[0] == "curl" else options.value("O", "output-document")
+    if target and target != "-":
+        write(follower, target, UNKNOWN)
+    return UNKNOWN
+
+
+def _cd(follower: Follower, words: list[str], stdin: str) -> str:
+    operands = parse(words[1:]).operands
+    if not operands:
+        follower.state.folder = follower.state.home
+    elif operands[0] != "-":
+        follower.state.folder = resolve(operands[0], follower.state.folder) or UNKNOWN
+    else:
+        follower.state.folder = UNKNOWN
+    return ""
+
+
+def _pwd(follower: Follower, words: list[str], stdin: str) -> str:
+    return follower.state.folder + "\n"
+
+
+def _alias(follower: Follower, words: list[str], stdin: str) -> str:
+    for word in words[1:]:
+        name, equals, value = word.partition("=")
+        if equals:
+            follower.state.aliases[name] = value
+    return ""
+
+
+def _hash(follower: Follower, words: list[str], stdin: str) -> str:
+    if words[1:2] == ["-p"] and len(words) > 3:
+        follower.state.aliases[words[3]] = quoted(words[2])
+    return ""
+
+
+def _set(follower: Follower, words: list[str], stdin: str) -> str:
+    options = parse(words[1:], short="o", to_operand=True)
+    if options.operands or "--" in words:
+        follower.state.positional = tuple(options.operands)
+    return ""
+
+
+def _read(follower: Follower, words: list[str], stdin: str) -> str:
+    """The first line goes to the variables, the last of which takes the rest."""
+    names = parse(words[1:], short="adinNptu").operands or ["REPLY"]
+    line = next(iter(stdin.splitlines()), UNKNOWN)
+    pieces = line.split(None, len(names) - 1)
+    for position, name in enumerate(names):
+        follower.state.variables[name] = (pieces[position] if position < len(pieces) else "",)
+    return ""
+
+
+def _printf_variable(follower: Follower, words: list[str], stdin: str) -> str:
+    if words[1:2] == ["-v"] and len(words) > 3:
+        follower.state.variables[words[2]] = (produce("printf", words[3:], stdin),)
+        return ""
+    return produce("printf", words[1:], stdin)
+
+
+def _trap(follower: Follower, words: list[str], stdin: str) -> str:
+    operands = parse(words[1:], to_operand=True).operands
+    if len(operands) > 1 and operands[0] not in ("-", ""):
+        follower.fed_code(operands[0], "", words)
+    return ""
+
+
+def _crontab(follower: Follower, words: list[str], stdin: str) -> str:
+    """`crontab -` and `crontab FILE` take lines whose sixth field and what follows is shell code."""
+    options = parse(words[1:], short="u")
+    if options.operands:
+        table = stdin if options.operands[0] == "-" else content(follower, options.operands[0])
+        for line in table.splitlines():
+            if match := _CRON_LINE.match(line):
+                follower.fed_code(match[1], "", words)
+    return UNKNOWN
+
+
+def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
+    """Follow the shell commands in another language's code, and judge what it deletes and writes."""
+    language = interpreter_of(words[0])
+    code = code_of(language, words[1:], stdin) if language else ""
+    if code and not code.replace(UNKNOWN, "").strip():
+        follower.refuse(words, "undecodable-code", "runs code that cannot be known before")
+        return UNKNOWN
+    program = inspect(plain(code))
+    if program.forks:
+        follower.report(Finding("forkbomb", "fork-loop", "starts itself again and again", tuple(words)))
+    for command in program.commands:
+        follower.subshell(lambda command=command: follower.code(command))  # type: ignore[misc]
+    if program.deleted:
+        follower.run(["rm", "-rf", *_expanded(follower, program.deleted)], "")
+    for path in program.written:
+        follower.run(["tee", path], "")
+    return UNKNOWN
+
+
+def _expanded(follower: Follower, paths: tuple[str, ...]) -> list[str]:
+    """Paths in other languages are often expanded too (`glob`, `expanduser`)."""
+    return [path.replace("*", STAR).replace("~", follower.state.home, 1) for path in paths]
+
+
+_HANDLERS: dict[str, Handler] = {
+    ".": _source, "source": _source, "xargs": _xargs, "parallel": _parallel, "find": _find, "ls": _list, "cat": _cat,
+    "tee": _tee, "curl": _download, "wget": _download, "cd": _cd, "pushd": _cd, "pwd": _pwd, "alias": _alias, "hash": _hash,
+    "set": _set, "read": _read, "trap": _trap, "crontab": _crontab, "printf": _printf_variable,
+}

@@ -1,0 +1,157 @@
+"""What is really sent to a host: the command behind a marker, and the scripts that probe a host and end a command.
+
+A POSIX login shell gets `echo NONCE $$`, a newline and the command itself: no extra process, and because sshd makes
+every command a session leader, `$$` is the id of its process group and session. Other shells get `exec sh -c '…'` with
+the command as base64, since their quoting and `$$` differ.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fleetshell_tools.core.errors import BadArgument
+
+POSIX_SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "ksh93", "mksh", "lksh", "oksh", "yash", "busybox"})
+OTHER_SHELLS = frozenset({"fish", "tcsh", "csh", "elvish", "nu", "xonsh", "pwsh"})
+"""Shells that can at least run `exec sh -c '…'`, or that a probe shows can't."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A command as it goes over the connection."""
+
+    nonce: str
+    command: str
+    stdin: bytes
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one short look at a host told."""
+
+    shell: str
+    system: str
+
+    @property
+    def posix(self) -> bool:
+        return self.shell in POSIX_SHELLS
+
+
+def wrap(probe: Probe, command: str, *, stdin: bytes | None, environment: Mapping[str, str], folder: str | None) -> Wire:
+    """Make the wire form of a command.
+
+    Environment values travel as one base64 line first on stdin: in the command they would show in the host's `ps`.
+
+    Raises:
+        BadArgument: A NUL, or an impossible variable name.
+    """
+    if "\0" in command or "\0" in (folder or ""):
+        raise BadArgument("The command holds a NUL character, which no shell can take.")
+    nonce = f"fs-{secrets.token_hex(12)}"
+    lines = [f"echo {nonce} $$"]
+    data = stdin or b""
+    if environment:
+        lines.append('IFS= read -r FLEETSHELL_ENV && eval "$(printf %s "$FLEETSHELL_ENV" | base64 -d)"; unset FLEETSHELL_ENV')
+        data = base64.b64encode(exports(environment).encode()) + b"\n" + data
+    if folder is not None:
+        lines.append(f"CDPATH= cd -- {quote_folder(folder)} >/dev/null || {{ echo {nonce} cd; exit 1; }}")
+    text = "\n".join([*lines, command])
+    if not probe.posix:
+        text = shell_free(text)
+    return Wire(nonce, text, data)
+
+
+def folder_failed(wire: Wire, stdout: bytes) -> bool:
+    """Whether a command's output says that its working directory could not be entered."""
+    return stdout == f"{wire.nonce} cd\n".encode()
+
+
+def exports(environment: Mapping[str, str]) -> str:
+    """Shell code that exports the variables.
+
+    Raises:
+        BadArgument: A name that is none.
+    """
+    parts = []
+    for name, value in environment.items():
+        if not _VARIABLE.fullmatch(name):
+            raise BadArgument(f'"{name[:60]}" is no name for an environment variable (letters, digits, `_`).')
+        if "\0" in value:
+            raise BadArgument(f"The value of the environment variable {name} holds a NUL character.")
+        parts.append(f"export {name}={shlex.quote(value)}")
+    return "\n".join(parts)
+
+
+def quote_folder(folder: str) -> str:
+    """A working directory for the shell; a leading `~` stays the login user's home."""
+    if folder == "~":
+        return '"$HOME"'
+    if folder.startswith("~/"):
+        return '"$HOME"/' + shlex.quote(folder[2:])
+    return shlex.quote(folder)
+
+
+def shell_free(script: str) -> str:
+    """A POSIX script as one command line that every shell reads alike: no quote, newline or `!` inside the quotes."""
+    encoded = base64.b64encode(script.encode()).decode()
+    return f"exec sh -c 'eval \"$(echo {encoded} | base64 -d)\"'"
+
+
+def probe_script(nonce: str) -> str:
+    """One line `NONCE shell system` from any shell that can start `sh`; `$SHELL` is set by sshd to the login shell."""
+    return f"exec sh -c 's=${{SHELL:-/bin/sh}}; echo {nonce} ${{s##*/}} `uname -s 2>/dev/null || echo unknown`'"
+
+
+def parse_probe(nonce: str, stdout: str) -> Probe | None:
+    """The probe's answer, or None where the host did not run our line as a shell command."""
+    match = re.search(rf"{nonce} (\S*) (\S+)", stdout)
+    return Probe(match[1] or "sh", match[2]) if match else None
+
+
+_STOP = """
+g=%d
+members() {
+  m=
+  if [ -r /proc/self/stat ]; then
+    for d in /proc/[0-9]*; do
+      IFS= read -r s 2>/dev/null < $d/stat || continue
+      s=${s##*) }
+      set -- $s
+      if [ "$1" != Z ] && [ "$1" != X ] && { [ "$3" = $g ] || [ "$4" = $g ]; }; then m="$m ${d#/proc/}"; fi
+    done
+  elif kill -0 -$g 2>/dev/null; then m=" $g"
+  fi
+  [ -n "$m" ]
+}
+send() { kill -$1 -$g 2>/dev/null; members && { kill -$1 $m 2>/dev/null || sudo -n kill -$1 $m 2>/dev/null; }; }
+gone() { i=0; while members; do i=$((i+1)); [ $i -gt $1 ] && return 1; sleep 0.1 2>/dev/null || sleep 1; done; }
+send TERM
+gone 20 || { send KILL; gone 10; }
+members && echo "left$m" || echo stopped
+"""
+
+
+def stop_script(group: int) -> str:
+    """A script that ends a command's process group and session (TERM, two seconds, KILL), then looks in /proc.
+
+    Prints `stopped`, or `left PID …`. `kill -TERM -GROUP` has no `--`: dash and busybox would refuse it.
+
+    Args:
+        group: The process group's id, which is also the session's.
+    """
+    return shell_free(_STOP % group)
+
+
+def parse_stop(stdout: str) -> tuple[str, str]:
+    """`confirmed` or `unconfirmed`, and the process ids that are left."""
+    words = stdout.split()
+    if "stopped" in words:
+        return "confirmed", ""
+    return "unconfirmed", " ".join(words[words.index("left") + 1 :]) if "left" in words else ""
