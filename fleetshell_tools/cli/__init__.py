@@ -1,0 +1,138 @@
+"""The command line: finds the subcommand, imports its module alone, and turns errors into sentences and exit codes.
+
+`COMMANDS` says where each command is declared, so that `fleetshell list` does not pay for the relay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fleetshell_tools.core.errors import FleetShellError, UsageError
+from fleetshell_tools.core.version import __version__
+
+if TYPE_CHECKING:
+    from fleetshell_tools.cli.command import Command
+    from fleetshell_tools.core.home import Home
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("setup", "create the home: keys, certificate, configuration, TOTP secret"),
+    "serve": ("serve", "run the relay in the foreground"),
+    "status": ("serve", "is the relay up, and what does it do"),
+    "reload": ("serve", "make the running relay read its configuration again"),
+    "add-server": ("add_server", "register a server and pin its host key"),
+    "list": ("servers", "list the registered servers"),
+    "test": ("test_server", "test the connection to a server, step by step"),
+    "edit": ("servers", "edit a server's file; checked before it replaces the old one"),
+    "remove": ("servers", "remove a server and its pinned host key"),
+    "trust": ("servers", "pin the new host key of a rebuilt server"),
+    "pubkey": ("servers", "print the line for authorized_keys"),
+    "auth": ("auth", "two-factor authentication: setup, status, test, enable, disable, unlock"),
+    "audit": ("audit", "read or verify the audit log"),
+    "guard": ("guard", "what would the guard say: guard check COMMAND"),
+    "connect-info": ("connect", "print the configuration for a client"),
+    "demo": ("demo", "try everything with throw-away servers on this machine"),
+}
+"""Each command's module in this package, and a line for the overview."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(arguments)
+    except FleetShellError as error:
+        sys.stdout.flush()
+        print(f"fleetshell: {error.message}", file=sys.stderr)
+        if error.seen:
+            print(error.seen, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nfleetshell: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output (`head`, say) has gone; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    parser = overview()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    chosen, prog, rest = find(options.command, options.rest)
+    namespace = chosen.parser(prog).parse_args(rest)
+    from fleetshell_tools.core.home import Home
+
+    home = Home.find(options.home)
+    _become_owner(home)
+    return chosen.function(namespace, home)
+
+
+def overview() -> argparse.ArgumentParser:
+    """The parser of everything before the subcommand."""
+    listing = "\n".join(f"  {name:<14}{summary}" for name, (_, summary) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="fleetshell",
+        usage="fleetshell [--home DIR] [--version] [--help] COMMAND …",
+        description="An MCP relay that lets an AI assistant work on your servers over SSH.",
+        epilog=f"commands:\n{listing}\n\n`fleetshell COMMAND --help` tells more about each.\n\n"
+        "exit codes: 0 done; 1 it failed; 2 usage; 3 configuration; 4 not found; 5 refused",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--home", metavar="DIR", help="FleetShell's home (default: $FLEETSHELL_HOME, else ~/.fleetshell)")
+    parser.add_argument("--version", action="version", version=f"fleetshell {__version__}")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def find(name: str, rest: list[str]) -> tuple[Command, str, list[str]]:
+    """The command for a word, the program name its help shows, and the arguments that are left for it.
+
+    Raises:
+        UsageError: There is no such command, or a group's subcommand is missing.
+    """
+    if name not in COMMANDS:
+        from fleetshell_tools.core.words import nearest
+
+        raise UsageError(f'There is no command "{name}".{nearest(name, COMMANDS)} `fleetshell --help` lists all.')
+    module = import_module(f"fleetshell_tools.cli.{COMMANDS[name][0]}")
+    commands: dict[str, Command] = {command.name: command for command in module.COMMANDS}
+    if name in commands and not (rest and f"{name} {rest[0]}" in commands):
+        return commands[name], "fleetshell", rest
+    members = [known.partition(" ")[2] for known in commands if known.startswith(f"{name} ")]
+    if rest and rest[0] in members:
+        return commands[f"{name} {rest[0]}"], "fleetshell", rest[1:]
+    asked = f'"{rest[0]}" is none of its subcommands' if rest and rest[0] not in ("-h", "--help") else "say which subcommand"
+    listing = "\n".join(f"  {name} {member:<12}{commands[f'{name} {member}'].summary.splitlines()[0]}" for member in members)
+    if rest and rest[0] in ("-h", "--help"):
+        print(f"usage: fleetshell {name} SUBCOMMAND …\n\n{COMMANDS[name][1]}\n\nsubcommands:\n{listing}")
+        raise SystemExit(0)
+    raise UsageError(f"fleetshell {name}: {asked}:\n{listing}")
+
+
+def _become_owner(home: Home) -> None:
+    """As root on another user's home, become that user first, so that no file there ever belongs to root."""
+    try:
+        owner = os.stat(home.path)
+    except FileNotFoundError:
+        return
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    import pwd
+
+    try:
+        user = pwd.getpwuid(owner.st_uid)
+    except KeyError:
+        raise FleetShellError(f"{home.path} belongs to uid {owner.st_uid}, which is no user here. Run `chown -R USER {home.path}`.") from None
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+    os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)

@@ -1,0 +1,199 @@
+"""`serve`, `status` and `reload`: running the relay, and talking to a running one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fleetshell_tools.cli import output
+from fleetshell_tools.cli.command import JSON, Arg, command
+from fleetshell_tools.core import control, storage
+from fleetshell_tools.core.errors import FleetShellError
+from fleetshell_tools.core.home import Home
+
+if TYPE_CHECKING:
+    from fleetshell_tools.app import Relay
+    from fleetshell_tools.core.config import Config
+
+log = logging.getLogger("fleetshell")
+
+
+@command(
+    "serve",
+    Arg("--host", help="address to listen on, in place of relay.http.host"),
+    Arg("--port", type=int, help="port to listen on, in place of relay.http.port"),
+    Arg("--no-tls", action="store_true", help="plain HTTP, on 127.0.0.1 unless --host is given: the API key then goes in clear"),
+    example="fleetshell serve --port 8443",
+)
+def serve(args: argparse.Namespace, home: Home) -> int:
+    """Run the relay in the foreground until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+    config = home.config()
+    from fleetshell_tools.app import Relay
+
+    with _only_one(home), _logging(home, config):
+        host = args.host
+        if args.no_tls or not config.relay.http.use_tls:
+            host = host or "127.0.0.1"
+        relay = Relay(home, config, host=host, port=args.port, use_tls=not args.no_tls)
+        socket = control.ControlServer(home.control_socket, lambda request: _answer(relay, request))
+        try:
+            left = relay.app.fleet.connections.sweep()
+            if left:
+                log.info("Ended %d SSH connections that an earlier relay had left.", left)
+            _announce(relay, config)
+            _serve_until_signalled(relay)
+        finally:
+            socket.close()
+        log.info("The relay has stopped.")
+    return 0
+
+
+@contextlib.contextmanager
+def _only_one(home: Home) -> Iterator[None]:
+    lock = storage.try_lock(home.relay_lock)
+    if lock is None:
+        raise FleetShellError(f"A relay is already running on {home.path} (see `fleetshell status`). Stop it first, or use another --home.")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _logging(home: Home, config: Config) -> Iterator[None]:
+    """Log to the file and to stderr; times are UTC."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    path = home.file(config.relay.log_file)
+    try:
+        handlers.append(logging.handlers.WatchedFileHandler(path, encoding="utf-8"))
+        os.chmod(path, storage.PRIVATE_FILE)
+    except OSError as error:
+        raise FleetShellError(f"The log {path} can't be written: {error.strerror}. Set relay.log_file, or free the disk.") from None
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    root = logging.getLogger()
+    root.setLevel(config.relay.log_level)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def _announce(relay: Relay, config: Config) -> None:
+    status = relay.status()
+    log.info("FleetShell %s serves %s with %d servers.", status["version"], status["address"], status["servers"])
+    if not relay.use_tls:
+        log.warning("TLS is off: the API key and all output travel in clear. Use this behind a TLS proxy or on loopback only.")
+    if not config.mfa.enabled:
+        log.warning("MFA is disabled: whoever has the API key can run commands. `fleetshell auth enable` turns it on.")
+    for name, problem in status["disabled_servers"].items():
+        log.warning("The server %s is disabled: %s", name, problem)
+
+
+def _serve_until_signalled(relay: Relay) -> None:
+    """Serve in this thread; a helper thread carries out what the signal handlers only note."""
+    wanted: list[str] = []
+    noted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        wanted.append("reload" if number == signal.SIGHUP else "stop")
+        noted.set()
+
+    def obey() -> None:
+        while True:
+            noted.wait()
+            noted.clear()
+            while wanted:
+                if wanted.pop(0) == "stop":
+                    log.info("Stopping: running commands get five seconds.")
+                    relay.stop()
+                    return
+                _reload(relay)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    helper = threading.Thread(target=obey, name="signals")
+    helper.start()
+    try:
+        relay.serve()
+    finally:
+        wanted.append("stop")
+        noted.set()
+        helper.join()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _reload(relay: Relay) -> str:
+    try:
+        relay.reload()
+    except FleetShellError as error:
+        log.error("The configuration was not reloaded, the old one stays: %s", error.message)
+        return error.message
+    log.info("The configuration was reloaded.")
+    return ""
+
+
+def _answer(relay: Relay, request: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request on the control socket."""
+    if request["do"] == "status":
+        return {"status": relay.status()}
+    if request["do"] == "reload":
+        problem = _reload(relay)
+        if problem:
+            raise FleetShellError(f"The old configuration stays: {problem}")
+        return {"reloaded": True}
+    raise KeyError(request["do"])
+
+
+@command("status", JSON, example="fleetshell status --json")
+def status(args: argparse.Namespace, home: Home) -> int:
+    """Is the relay up, since when, and what does it do. Exit code 1 where none is running."""
+    home.check()
+    answer = control.ask(home.control_socket, {"do": "status"})
+    if answer is None:
+        if args.json:
+            output.print_json({"running": False})
+        else:
+            print(f"No relay is running on {home.path}. Start one with `fleetshell serve`.")
+        return 1
+    facts = answer["status"]
+    if args.json:
+        output.print_json({"running": True, **facts})
+        return 0
+    print(f"The relay (version {facts['version']}) is running since {facts['started_at']}: {facts['address']}")
+    print(f"servers: {facts['servers']} usable, {len(facts['disabled_servers'])} disabled")
+    for name, problem in facts["disabled_servers"].items():
+        print(f"  {name}: {problem}")
+    print(f"clients: {facts['mcp_sessions']} MCP sessions, {facts['authenticated']} authenticated, {facts['http']['connections']} connections")
+    print(f"calls since the start: {facts['calls']}")
+    print(f"MFA: {'enabled' if facts['mfa_enabled'] else 'DISABLED'}" + (f"; certificate until {facts['certificate_ends']}" if facts["certificate_ends"] else ""))
+    return 0
+
+
+@command("reload", example="fleetshell reload")
+def reload(args: argparse.Namespace, home: Home) -> int:
+    """Make the running relay read config.yaml and its certificate again; an invalid one is refused and the old one kept."""
+    home.check()
+    if control.ask(home.control_socket, {"do": "reload"}) is None:
+        print(f"No relay is running on {home.path}; the configuration is read when it starts.", file=sys.stderr)
+        return 1
+    print("The relay has read its configuration again.")
+    return 0
+
+
+COMMANDS = (serve, status, reload)

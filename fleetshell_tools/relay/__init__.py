@@ -1,0 +1,1 @@
+"""Everything MCP and HTTP: the protocol without I/O, the HTTP server, authentication and TLS."""

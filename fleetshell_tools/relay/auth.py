@@ -1,0 +1,248 @@
+"""Who may do what: API keys, TOTP codes with replay protection and lock-out, and grants that expire."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyotp
+
+from fleetshell_tools.core import storage
+from fleetshell_tools.core.config import Config
+from fleetshell_tools.core.errors import AuthenticationFailed
+from fleetshell_tools.core.types import Caller, Grant, Principal
+
+STEP = 30
+"""Seconds that a code is shown (RFC 6238 X)."""
+
+WINDOW = 1
+"""Steps before and after now that are accepted (RFC 6238 5.2)."""
+
+FAILURES = 5
+"""Wrong codes until a key is locked out."""
+
+LOCKOUT = 15 * 60
+LONGEST_LOCKOUT = 24 * 3600
+"""A lock-out doubles each time, from a quarter of an hour up to a day; seconds."""
+
+ISSUER = "FleetShell"
+ACCOUNT = "fleetshell-relay"
+
+
+def boottime() -> float:
+    """Seconds on a clock that nobody sets and that does not stop in suspend."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def key_id(api_key: str) -> str:
+    """A short digest that names a key in logs."""
+    return hashlib.sha256(b"fleetshell key " + api_key.encode()).hexdigest()[:12]
+
+
+def provisioning_uri(secret: str) -> str:
+    """The otpauth URI that authenticator apps scan."""
+    return pyotp.TOTP(secret).provisioning_uri(name=ACCOUNT, issuer_name=ISSUER)
+
+
+def new_secret() -> str:
+    """A TOTP secret of 160 bits, base32 (RFC 4226 4, R6)."""
+    return pyotp.random_base32(32)
+
+
+def matching_step(secret: str, code: str, now: float) -> int | None:
+    """The time step that a code belongs to, within the window around `now` (Unix seconds), or None."""
+    totp = pyotp.TOTP(secret.replace(" ", ""))
+    current = int(now) // STEP
+    found = None
+    for step in range(current - WINDOW, current + WINDOW + 1):
+        if hmac.compare_digest(totp.generate_otp(step), code):
+            found = step
+    return found
+
+
+@dataclass
+class _KeyState:
+    """What must survive a restart: the last accepted time step, and how often the code was wrong."""
+
+    last_step: int = 0
+    failures: int = 0
+    lockouts: int = 0
+    locked_until: float = 0.0
+
+
+class AuthState:
+    """The state of each key in `run/auth.json`, changed under a lock between threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, _KeyState]:
+        try:
+            storage.check_private(self._path, folder=False)
+            raw = json.loads(self._path.read_text())
+            return {name: _KeyState(**value) for name, value in raw.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError):
+            # A damaged file must not reopen the door: a used code would work again. Lock every key until an operator looks.
+            raise AuthenticationFailed(
+                f"{self._path} is damaged, so codes can't be checked for re-use. The operator can delete it once 90 seconds "
+                f"have passed since the last authentication."
+            ) from None
+
+    def change(self, name: str, edit: Callable[[_KeyState], None]) -> None:
+        with storage.locked(self._path.with_suffix(".lock")):
+            states = self.read()
+            edit(states.setdefault(name, _KeyState()))
+            storage.write_atomic(self._path, json.dumps({key: vars(state) for key, state in states.items()}))
+
+    def clear(self) -> None:
+        """Lift every lock-out, and forget used codes."""
+        with storage.locked(self._path.with_suffix(".lock")):
+            storage.write_atomic(self._path, "{}")
+
+
+class Authenticator:
+    """API keys and TOTP grants of a relay; implements `core.types.Auth`. Grants live in memory: a restart locks again.
+
+    Args:
+        state: What must survive a restart.
+        now: Unix seconds, for codes.
+        clock: Seconds on a monotonic clock, for grants.
+    """
+
+    def __init__(
+        self, config: Config, state: AuthState, *, now: Callable[[], float] = time.time, clock: Callable[[], float] = boottime
+    ) -> None:
+        self._state = state
+        self._now = now
+        self._clock = clock
+        self._grants: dict[tuple[str, str], tuple[float, int]] = {}
+        self._expired: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Take a new configuration; grants of a key that is no longer there end."""
+        key = config.relay.http.auth.api_key
+        principal = Principal(key_id(key))
+        self._keys = [(hashlib.sha256(key.encode()).digest(), principal)] if key else []
+        self._mfa = config.mfa
+        with self._lock:
+            self._grants = {grant: value for grant, value in self._grants.items() if grant[0] == principal.key_id}
+
+    def principal(self, authorization: str | None) -> Principal | None:
+        """Who sent this `Authorization` header, or None; the compare takes the same time for every wrong key."""
+        scheme, _, token = (authorization or "").partition(" ")
+        digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for expected, principal in self._keys:
+            if hmac.compare_digest(expected, digest):
+                found = principal
+        return found if scheme.lower() == "bearer" else None
+
+    def locked(self, principal: Principal, session_id: str) -> str:
+        """Why the tools are locked for a session: "" (they are not), "totp_required" or "session_expired"."""
+        if not self._mfa.enabled:
+            return ""
+        slot = self._slot(principal, session_id)
+        with self._lock:
+            grant = self._grants.get(slot)
+            if grant is None:
+                return "session_expired" if slot in self._expired else "totp_required"
+            if self._clock() < grant[0]:
+                return ""
+            del self._grants[slot]
+            self._expired.add(slot)
+            return "session_expired"
+
+    def authenticate(self, caller: Caller, session_id: str, code: str) -> Grant:
+        """Check a code and unlock the session for `mfa.session_lifetime` seconds.
+
+        Raises:
+            AuthenticationFailed: Wrong, already used, or locked out; the sentence says which.
+        """
+        if not self._mfa.enabled:
+            return Grant(0, needed=False)
+        code = code.replace(" ", "").strip()
+        if not (len(code) == 6 and code.isascii() and code.isdigit()):
+            raise AuthenticationFailed("A code has six digits. Ask the user for the one that the authenticator app shows now.")
+        principal, slot = caller.principal, self._slot(caller.principal, session_id)
+        now = self._now()
+        outcome: list[Grant] = []
+
+        def check(state: _KeyState) -> None:
+            if now < state.locked_until:
+                raise AuthenticationFailed(_locked_out(state.locked_until - now))
+            step = matching_step(self._mfa.totp_secret, code, now)
+            if step is None:
+                self._count_failure(state, now)
+            elif step > state.last_step:
+                state.last_step, state.failures, state.lockouts, state.locked_until = step, 0, 0, 0.0
+                outcome.append(self._grant(slot, step))
+            else:
+                outcome.append(self._repeated(slot, step, state, now))
+
+        self._state.change(principal.key_id, check)
+        if not outcome:
+            raise AuthenticationFailed(
+                "This code is wrong. Ask the user for the code that the authenticator app shows now. Codes depend on the time: "
+                "if right ones are refused, the relay's clock may be off."
+            )
+        return outcome[0]
+
+    def forget(self, principal_id: str, session_id: str) -> None:
+        """A session has ended, and with it its grant."""
+        with self._lock:
+            self._grants.pop((principal_id, session_id), None)
+            self._expired.discard((principal_id, session_id))
+
+    def expires(self, principal: Principal, session_id: str) -> float:
+        """When the grant of a session ends, on the clock; 0 where there is none."""
+        with self._lock:
+            return self._grants.get(self._slot(principal, session_id), (0.0, 0))[0]
+
+    def grants(self) -> int:
+        """How many sessions are unlocked now."""
+        with self._lock:
+            return sum(self._clock() < expires for expires, _ in self._grants.values())
+
+    def _slot(self, principal: Principal, session_id: str) -> tuple[str, str]:
+        return (principal.key_id, "" if self._mfa.grant_scope == "key" else session_id)
+
+    def _grant(self, slot: tuple[str, str], step: int) -> Grant:
+        with self._lock:
+            self._grants[slot] = (self._clock() + self._mfa.session_lifetime, step)
+            self._expired.discard(slot)
+        return Grant(self._mfa.session_lifetime)
+
+    def _repeated(self, slot: tuple[str, str], step: int, state: _KeyState, now: float) -> Grant:
+        """A code that was used before: fine for the very session that it unlocked, which only asked twice."""
+        with self._lock:
+            expires, granted = self._grants.get(slot, (0.0, 0))
+            left = int(expires - self._clock())
+        if granted == step and left > 0:
+            return Grant(left)
+        wait = max(1, round((state.last_step + 1) * STEP - now))
+        raise AuthenticationFailed(f"This code was already used; the next one starts in {wait} s.")
+
+    def _count_failure(self, state: _KeyState, now: float) -> None:
+        state.failures += 1
+        if state.failures >= FAILURES:
+            state.failures = 0
+            state.locked_until = now + min(LOCKOUT * 2**state.lockouts, LONGEST_LOCKOUT)
+            state.lockouts = min(state.lockouts + 1, 20)
+
+
+def _locked_out(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return (
+        f"Too many wrong codes: authentication is locked for {minutes} more minute{'s' if minutes != 1 else ''}. "
+        f"The operator can lift this with `fleetshell auth unlock`."
+    )
