@@ -19,9 +19,9 @@ CORPUS: list[dict[str, Any]] = [
     json.loads(line)
     for line in (Path(__file__).parents[1] / "data" / "guard" / "development.jsonl").read_text().splitlines()
 ]
-REACHED_RECALL = 0.99
+REACHED_RECALL = 0.994
 GUARD = Guard(DEFAULT_ENTRIES)
-STEPS = 30_000
+STEPS = 25_000
 
 
 def judge(command: str, guard: Guard = GUARD, **fields: Any) -> Verdict:

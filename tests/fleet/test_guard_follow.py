@@ -109,6 +109,9 @@ def found(script: str, stdin: str = "") -> list[str]:
         ("alias l='a b'; l c", ["alias l=a b", "a b c"]),
         ("while read x; do a $x; done <<< $'p\\nq'", ["read x", "a p", "read x", "a q"]),
         ("/usr/bin/a", ["a"]),
+        ("x${unset}y; $unset a", ["xy", "a"]),
+        ("time -p a; coproc N { b; }; ! c", ["a", "b", "c"]),
+        ("sh -c '$0 $1' a b", ["sh -c $0 $1 a b", "a b"]),
         ("`echo a`", ["echo a", "a"]),
     ],
 )

@@ -29,7 +29,7 @@ __all__ = ["CLASSES", "DEFAULT_ENTRIES", "Guard", "judges"]
 log = logging.getLogger(__name__)
 
 SETTINGS = ("never", "approvable", "allow")
-STEPS_PER_CHARACTER = 6
+STEPS_PER_CHARACTER = 5
 _REMEDY = "the operator can change `dangerous_commands` or `security.guard` in config.yaml"
 
 

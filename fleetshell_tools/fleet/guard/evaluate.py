@@ -17,7 +17,7 @@ from fleetshell_tools.fleet.guard.parser import Command
 from fleetshell_tools.fleet.guard.symbols import UNKNOWN, UNSET, activate, empty_unset, is_known, matches, plain
 
 _USUAL = frozenset(
-    "EDITOR HOSTNAME LANG LOGNAME MAIL OLDPWD PPID SHELL SSH_CLIENT SSH_CONNECTION TERM TMPDIR UID EUID USER BASHPID "
+    "EDITOR HOSTNAME LANG LOGNAME MAIL OLDPWD PPID SSH_CLIENT SSH_CONNECTION TERM TMPDIR UID EUID USER BASHPID "
     "RANDOM SECONDS SRANDOM EPOCHSECONDS BASH_VERSION HOSTTYPE OSTYPE LINENO XDG_RUNTIME_DIR SUDO_USER".split()
 )
 _UNKNOWABLE = frozenset("#?$!-")
@@ -36,6 +36,7 @@ class State:
     aliases: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     positional: tuple[str, ...] = ()
+    name: str = "sh"
 
     def copy(self) -> State:
         """The state of a subshell; files are shared with it."""
@@ -46,12 +47,13 @@ class State:
         if name in ("@", "*"):
             return self.positional
         if name.isdigit():
-            return ("sh",) if name == "0" else self.positional[int(name) - 1 : int(name)] or ("",)
+            return (self.name,) if name == "0" else self.positional[int(name) - 1 : int(name)] or ("",)
         if name in self.variables:
             return self.variables[name]
         if name in _UNKNOWABLE or name in _USUAL:
             return (UNKNOWN,)
-        known = {"HOME": self.home, "PWD": self.folder, "PATH": _USUAL_PATH, "IFS": _BLANKS, "BASH": "/bin/bash"}
+        known = {"HOME": self.home, "PWD": self.folder, "PATH": _USUAL_PATH, "IFS": _BLANKS, "BASH": "/bin/bash",
+                 "SHELL": "/bin/bash"}
         return (known[name],) if name in known else None
 
 

@@ -183,7 +183,7 @@ class Follower:
                 self._assign(assignment)
             else:
                 self._evaluator().fields(word)
-        return ""
+        return self._output(node.redirections, "")
 
     def _assign(self, assignment: Assignment) -> None:
         evaluator = self._evaluator()
@@ -253,12 +253,15 @@ class Follower:
             return UNKNOWN
         if not is_known(words[0]):
             self._unresolved(words)
-            return UNKNOWN
+            words[0] = empty_unset(words[0])
+            if not is_known(words[0]):
+                return UNKNOWN
         self._judge(words, stdin)
         return self._inside(words, stdin)
 
     def _alias(self, name: str, arguments: list[str], stdin: str) -> str:
         """Follow an alias, which is not expanded again inside itself."""
+        self.budget.spend(4)
         text = self.state.aliases.pop(name)
         try:
             return self.code(f"{text} {' '.join(map(programs.quoted, arguments))}", stdin)

@@ -17,9 +17,9 @@ class Options:
     operands: list[str] = field(default_factory=list)
 
     def has(self, *names: str) -> bool:
-        """Was one of these given? A long name of three characters or more may be abbreviated to three."""
+        """Was one of these given? A long name may be abbreviated."""
         return any(
-            given == name or (len(name) > 2 and len(given) > 2 and name.startswith(given))
+            given == name or (len(given) > 1 and name.startswith(given))
             for name in names
             for given in self.values
         )
@@ -29,7 +29,7 @@ class Options:
 
 
 def _abbreviates(given: str, name: str) -> bool:
-    return given == name or (len(given) > 2 and name.startswith(given))
+    return given == name or (len(given) > 1 and name.startswith(given))
 
 
 def parse(arguments: Sequence[str], *, short: str = "", long: Sequence[str] = (), to_operand: bool = False) -> Options:

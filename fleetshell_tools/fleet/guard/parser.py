@@ -87,6 +87,7 @@ Command = Simple | Pipeline | Block | Loop | While | Function | Words
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[[^\]]*\])?(\+)?=(.*)", re.DOTALL)
 _STRAY = frozenset(["then", "else", "elif", "fi", "do", "done", "esac", "}", "in"])
 _SKIPPED = frozenset(["!", "time", "coproc"])
+_COMPOUND = frozenset(["{", "if", "while", "until", "for", "select", "case", "[["])
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -162,8 +163,9 @@ class _Parser:
 
     def _command(self) -> Command:
         self.budget.spend()
-        while self._reserved() in _SKIPPED:
+        while (word := self._reserved()) in _SKIPPED:
             self.at += 1
+            self._skip_after(word)
         word = self._reserved()
         if self._operator() == "(":
             self.at += 1
@@ -189,6 +191,15 @@ class _Parser:
         if word == "function":
             return self._function()
         return self._simple()
+
+    def _skip_after(self, word: str) -> None:
+        """Skip the option of `time`, and the name that `coproc` may give to a compound command."""
+        if word == "time":
+            self._skip("-p", "--")
+        elif word == "coproc" and self._reserved() not in _COMPOUND:
+            self.at += 1
+            if self._reserved() not in _COMPOUND and self._operator() != "(":
+                self.at -= 1
 
     def _until(self, end: str, between: tuple[str, ...] = ()) -> Block:
         """Read blocks separated by the words in `between`, and the word that ends them."""

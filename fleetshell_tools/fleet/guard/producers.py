@@ -1,4 +1,4 @@
-"""Pure programs whose output can be computed: `echo`, `printf`, `base64 -d`, `xxd -r`, `rev`, `tr`, `dirname`, …
+"""Pure programs whose output can be computed: `echo`, `printf`, `base64 -d`, `rev`, `tr`, `dirname` and more.
 
 They are what commands are hidden with: `echo cmVib290 | base64 -d | sh` is `reboot`.
 """

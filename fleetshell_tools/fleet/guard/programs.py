@@ -60,21 +60,26 @@ def shell(follower: Follower, words: list[str], stdin: str) -> str:
     if "c" in options.values:
         if not operands:
             return ""
-        return _with_arguments(follower, operands[2:], lambda: follower.fed_code(operands[0], stdin, words))
+        return _with_arguments(follower, operands[1] if len(operands) > 1 else "sh", operands[2:],
+                               lambda: follower.fed_code(operands[0], stdin, words))
     if "s" in options.values or not operands or operands[0] == "-":
         arguments = operands if "s" in options.values else operands[1:]
-        return _with_arguments(follower, arguments, lambda: follower.fed_code(stdin, "", words))
+        return _with_arguments(follower, "sh", arguments, lambda: follower.fed_code(stdin, "", words))
     if operands[0] in ("/dev/stdin", "/proc/self/fd/0", "/dev/fd/0"):
         return follower.fed_code(stdin, "", words)
-    return _with_arguments(follower, operands[1:], lambda: follower.fed_code(content(follower, operands[0]), stdin, words))
+    code = content(follower, operands[0])
+    return _with_arguments(follower, operands[0], operands[1:], lambda: follower.fed_code(code, stdin, words))
 
 
-def _with_arguments(follower: Follower, arguments: list[str], follow: Callable[[], str]) -> str:
-    outer, follower.state.positional = follower.state.positional, tuple(arguments)
+def _with_arguments(follower: Follower, name: str, arguments: list[str], follow: Callable[[], str]) -> str:
+    """Follow code with its own `$0`, `$1`, …"""
+    state = follower.state
+    outer = state.name, state.positional
+    state.name, state.positional = name, tuple(arguments)
     try:
         return follow()
     finally:
-        follower.state.positional = outer
+        state.name, state.positional = outer
 
 
 def _source(follower: Follower, words: list[str], stdin: str) -> str:

@@ -76,7 +76,7 @@ def judges(*names: str) -> Callable[[Judge], Judge]:
 
 def judge(command: Command) -> list[Finding]:
     """What the judges of the command's program say; `mkfs.ext4` is judged as `mkfs` too."""
-    found = _JUDGES.get(command.name) or _JUDGES.get(command.name.split(".", 1)[0], [])
+    found = _JUDGES.get("mkfs" if command.name.startswith("mkfs.") else command.name, ())
     return [finding for one in found if (finding := one(command)) is not None]
 
 
