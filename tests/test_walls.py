@@ -92,9 +92,22 @@ class Module:
             start = ".".join(filter(None, [parent, node.module]))
             return [f"{start}.{alias.name}" for alias in node.names]
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            # A computed name could be anything: it counts as what no room may import.
-            return [str(target.value) if isinstance(target, ast.Constant) else "(computed)" for target in node.args[:1]]
+            return [_named_by(target) for target in node.args[:1]]
         return []
+
+
+def _named_by(target: ast.expr) -> str:
+    """The module that `import_module` is asked for; a computed name could be anything: no room may import that.
+
+    An f-string that begins with a whole room's name, `f"fleetshell_tools.cli.{…}"`, stays in that room.
+    """
+    if isinstance(target, ast.Constant):
+        return str(target.value)
+    if isinstance(target, ast.JoinedStr) and isinstance(target.values[0], ast.Constant):
+        prefix = str(target.values[0].value)
+        if prefix.count(".") == 2 and prefix.endswith("."):
+            return prefix + "computed"
+    return "(computed)"
 
 
 def room_of(name: str) -> str:
@@ -202,6 +215,8 @@ FAULTS = [
     ("fleetshell_tools/core/store.py", "import fleetshell_tools"),
     ("fleetshell_tools/core/store.py", "import importlib\nimportlib.import_module('fleetshell_tools.app')"),
     ("fleetshell_tools/core/store.py", "import importlib\nimportlib.import_module('fleetshell_' + 'tools.app')"),
+    ("fleetshell_tools/core/store.py", "import importlib\nimportlib.import_module(f'fleetshell_tools.relay.{x}')"),
+    ("fleetshell_tools/core/store.py", "import importlib\nimportlib.import_module(f'fleetshell_tools.{x}')"),
     ("fleetshell_tools/core/store.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..fleet import mux"),
     ("fleetshell_tools/fleet/guard/rules.py", "from fleetshell_tools.relay.auth import Auth"),
     ("fleetshell_tools/fleet/mux.py", "from ..relay import auth"),

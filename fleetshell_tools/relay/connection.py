@@ -322,22 +322,22 @@ class Connection:
 
         Args:
             events: What the socket is ready for, as a mask of `selectors`; 0 to look at the connection's own state.
+
+        Raises:
+            OSError: The client has gone.
         """
-        try:
-            with self._lock:
-                unwritten = bool(self._transport.unwritten)
-                self._transport.flush()
-                if self.stream is not None:
-                    return self._attend_stream(self.stream, events)
-                if self.phase is Phase.CLOSING:
-                    return self._attend_closing(events)
-                if self._transport.unwritten or not (events or unwritten):
-                    return Next.WAIT
-                if unwritten:
-                    self._renew_deadline()
-                return Next.RUN
-        except OSError:
-            return Next.CLOSE
+        with self._lock:
+            unwritten = bool(self._transport.unwritten)
+            self._transport.flush()
+            if self.stream is not None:
+                return self._attend_stream(self.stream, events)
+            if self.phase is Phase.CLOSING:
+                return self._attend_closing(events)
+            if self._transport.unwritten or not (events or unwritten):
+                return Next.WAIT
+            if unwritten:
+                self._renew_deadline()
+            return Next.RUN
 
     def _attend_stream(self, stream: OpenStream, events: int) -> Next:
         if events & selectors.EVENT_READ and not self._hear():
@@ -399,19 +399,20 @@ class Connection:
         return present and not more
 
     def expire(self, now: float) -> Next:
-        """The deadline has passed."""
-        try:
-            with self._lock:
-                if self.stream is not None and self.stream.ping(now):
-                    self.deadline = self.stream.deadline()
-                    return Next.WAIT
-                begun = bool(self._reader or self._head) and not self._reader.is_skipping
-                if self.phase is Phase.RECEIVING and begun and not self._transport.unwritten:
-                    self._reply(error(408, "The request did not arrive in time."), close=True)
-                    return self._attend_closing(0)
-        except OSError as gone:
-            self._loop.log.debug("connection of %s ended: %s", self.peer, gone)
-        return Next.CLOSE
+        """The deadline has passed.
+
+        Raises:
+            OSError: The client has gone.
+        """
+        with self._lock:
+            if self.stream is not None and self.stream.ping(now):
+                self.deadline = self.stream.deadline()
+                return Next.WAIT
+            begun = bool(self._reader or self._head) and not self._reader.is_skipping
+            if self.phase is Phase.RECEIVING and begun and not self._transport.unwritten:
+                self._reply(error(408, "The request did not arrive in time."), close=True)
+                return self._attend_closing(0)
+            return Next.CLOSE
 
     def wind_up(self) -> Next:
         """The server is stopping: end what is idle, let what is under way come to its end."""

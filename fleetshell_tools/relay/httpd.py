@@ -108,6 +108,7 @@ class HttpServer(HTTPServer):
         self._accept_again = math.inf
         self._complained_at = -math.inf
         self._give_up_at = math.inf
+        self._loop_thread = 0
         self._started = threading.Lock()  # taken for good by `serve_forever`, or by a `shutdown` before it
         self._finished = threading.Event()
 
@@ -152,6 +153,7 @@ class HttpServer(HTTPServer):
         """Serve until `shutdown`; when this returns, every socket is closed. `poll_interval` is not used."""
         if not self._started.acquire(blocking=False):
             return
+        self._loop_thread = threading.get_ident()
         self._selector.register(self.socket, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
         try:
@@ -214,24 +216,28 @@ class HttpServer(HTTPServer):
         for connection in self._roster.snapshot():
             if connection.parked:
                 if connection.deadline <= now:
-                    self._follow(connection, connection.expire(now))
+                    self._follow(connection, partial(connection.expire, now))
                 self._next_expiry = min(self._next_expiry, connection.deadline)
 
     def _ready(self, connection: Connection, events: int) -> None:
         if connection.phase is Phase.CLOSED:
             return  # by what came before it in this turn; its descriptor may be another connection's by now
+        if connection.parked:
+            self._follow(connection, partial(connection.attend, events))
+        elif not connection.attend_handler():
+            self._forget(connection)
+
+    def _follow(self, connection: Connection, ask: Callable[[], Next]) -> None:
+        """Ask a parked connection what it needs, and see to it."""
         try:
-            if connection.parked:
-                self._follow(connection, connection.attend(events))
-            elif not connection.attend_handler():
-                self._forget(connection)
+            step = ask()
+        except OSError as gone:
+            self.log.debug("connection of %s ended: %s", connection.peer, gone)
+            step = Next.CLOSE
         except Exception:
             # A fault in one connection must not end the service of all others.
             self.log.exception("the connection of %s failed", connection.peer)
-            self._close(connection)
-
-    def _follow(self, connection: Connection, step: Next) -> None:
-        """Do with a parked connection what it asks for."""
+            step = Next.CLOSE
         if step is Next.CLOSE:
             self._close(connection)
         elif step is Next.RUN:
@@ -293,13 +299,13 @@ class HttpServer(HTTPServer):
         if connection.phase is Phase.CLOSED:
             return
         connection.parked = True
-        self._follow(connection, connection.attend(0))
+        self._follow(connection, partial(connection.attend, 0))
         if self.stopping and connection.parked:
-            self._follow(connection, connection.wind_up())
+            self._follow(connection, connection.wind_up)
 
     def _nudge(self, connection: Connection) -> None:
         if connection.parked:
-            self._follow(connection, connection.attend(0))
+            self._follow(connection, partial(connection.attend, 0))
 
     def _start_watching(self, connection: Connection) -> None:
         if connection.phase is Phase.HANDLING:
@@ -363,22 +369,23 @@ class HttpServer(HTTPServer):
     def shutdown(self, grace_seconds: float = 0.0) -> None:
         """Stop: accept nothing more, let running requests and streams end within the grace, close everything.
 
-        Idle connections and standing streams end at once. Not to be called in the thread of `serve_forever`, for which
-        it waits.
+        Idle connections and standing streams end at once. Returns when everything has ended; called in the thread of
+        `serve_forever`, as by a signal handler, it returns at once and `serve_forever` does when everything has ended.
         """
         self._give_up_at = monotonic() + grace_seconds
         if self._started.acquire(blocking=False):
             self._tear_down()
         else:
             self._post(self._stop)
-            self._finished.wait()
+            if threading.get_ident() != self._loop_thread:
+                self._finished.wait()
 
     def _stop(self) -> None:
         self.stopping = True
         self._stop_accepting()
         for connection in self._roster.snapshot():
             if connection.parked:
-                self._follow(connection, connection.wind_up())
+                self._follow(connection, connection.wind_up)
 
     def _stop_accepting(self) -> None:
         self._accept_again = math.inf

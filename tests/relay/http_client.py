@@ -6,10 +6,12 @@ import contextlib
 import logging
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fleetshell_tools.relay.httpd import (
     EventStream,
@@ -199,3 +201,38 @@ def running(
         yield server
     finally:
         server.stop()
+
+
+Serve = Callable[..., contextlib.AbstractContextManager[Running]]
+"""`running`, with the TLS of the test already chosen."""
+
+
+def make_certificate(folder: Path) -> Path:
+    """A certificate and its key in one file."""
+    where = folder / "both.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-keyout", where, "-out", folder / "cert.pem"], check=True, capture_output=True)
+    where.write_bytes(where.read_bytes() + (folder / "cert.pem").read_bytes())
+    return where
+
+
+def server_context(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def client_context(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificate.parent / "cert.pem"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from http_client import Running, post, running
@@ -107,7 +108,7 @@ BAD_REQUESTS: list[tuple[str, int, bytes]] = [
     ("chunked in capitals", 411, get(b"Transfer-Encoding:CHUNKED", request_line=b"POST / HTTP/1.1")),
     ("gzip, chunked", 501, get(b"Transfer-Encoding: gzip, chunked", request_line=b"POST / HTTP/1.1")),
     ("chunked twice", 501, get(*[b"Transfer-Encoding: chunked"] * 2, request_line=b"POST / HTTP/1.1")),
-    ("disguised chunked", 501, get(b"Transfer-Encoding: \x0cchunked"[:19] + b"xchunked")),
+    ("disguised chunked", 501, get(b"Transfer-Encoding: xchunked")),
     ("chunked in http/1.0", 400, get(b"Transfer-Encoding: chunked", request_line=b"POST / HTTP/1.0")),
     ("post without a length", 411, line(b"POST / HTTP/1.1")),
     ("put without a length", 411, line(b"PUT / HTTP/1.1")),
@@ -115,7 +116,7 @@ BAD_REQUESTS: list[tuple[str, int, bytes]] = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server() -> Iterator[Running]:
     with running(Limits()) as server:
         yield server
@@ -175,7 +176,8 @@ def test_headers_are_found_in_any_case_and_lose_their_blanks() -> None:
 
 def _read(pieces: list[bytes]) -> list[tuple[str, bytes] | int]:
     """What a reader makes of bytes that come in these pieces: requests, and the status that ended it."""
-    reader, found, head = Reader("peer", 300, 5), [], None
+    found: list[tuple[str, bytes] | int] = []
+    reader, head = Reader("peer", 300, 5), None
     try:
         for piece in pieces:
             reader.feed(piece)
@@ -200,7 +202,7 @@ STREAMS = st.lists(
 def test_it_does_not_matter_in_which_pieces_a_request_comes(stream: list[bytes], cuts: list[int]) -> None:
     whole = b"".join(stream)
     edges = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
-    pieces = [whole[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [whole[start:end] for start, end in pairwise(edges)]
     assert _read(pieces) == _read([whole]) == _read([bytes([byte]) for byte in whole])
 
 
