@@ -9,7 +9,7 @@ from typing import Any
 
 from fleetshell_tools.cli import output
 from fleetshell_tools.cli.command import JSON, Arg, command
-from fleetshell_tools.core import audit as records
+from fleetshell_tools.core import audit_reading as records
 from fleetshell_tools.core.errors import ConfigError, FleetShellError
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.text import one_line

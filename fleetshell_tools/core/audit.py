@@ -1,8 +1,7 @@
 """The audit log: every act is one line of JSON in a keyed hash chain, written so that a crash or a full disk shows.
 
-The format is the contract's (interface, section 7). `AuditLog` writes, `verify` finds what was changed afterwards,
-`read` and `follow` show records. The chain is only as secret as its key: who holds the key can forge a log, and who can
-write the head file can cut the tail back to any older record.
+The format is the contract's (interface, section 7); `audit_reading` verifies and shows it. The chain is only as secret as
+its key: who holds the key can forge a log, and who can write the head file can cut the tail back to any older record.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fleetshell_tools.core.errors import AuditUnavailable, ConfigError
 from fleetshell_tools.core.storage import (
@@ -44,9 +43,9 @@ _ALWAYS_PRESENT: dict[str, Any] = dict.fromkeys(
 _OURS = frozenset({"timestamp", "seq", "prev", "hash"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=str)
-_RECORD = re.compile(rb',"seq":([0-9]{1,18}),"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}\Z')
+RECORD = re.compile(rb',"seq":([0-9]{1,18}),"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}\Z')
 _HEAD = re.compile(rb'\{"seq": *([0-9]{1,18}),"hash":"([0-9a-f]{64})"\}\n')
-_UNSIGNED_TAIL = len(',"hash":"') + 64 + len('"}')
+UNSIGNED_TAIL = len(',"hash":"') + 64 + len('"}')
 
 
 def create_key(key_path: Path) -> None:
@@ -66,7 +65,7 @@ def create_key(key_path: Path) -> None:
     sync_folder(key_path.parent)
 
 
-def _load_key(key_path: Path) -> bytes:
+def load_key(key_path: Path) -> bytes:
     if not os.path.lexists(key_path):
         raise ConfigError(f"The key of the audit log, {key_path}, is missing, so its records can be neither checked nor "
                           "continued. Restore it from a backup; without one, move the log away to begin a new one.")
@@ -189,11 +188,11 @@ class AuditLog:
             self._close_log()
         fd = self._open_log() if self._fd is None else self._fd
         assert self._head_fd is not None
-        tail, head = _Tail.of(fd), _parse_head(os.pread(self._head_fd, 256, 0))
+        tail, head = _Tail.of(fd), parse_head(os.pread(self._head_fd, 256, 0))
         if not self._key:
             if not tail.end and not os.path.lexists(self.key_path):
                 create_key(self.key_path)
-            self._key = _load_key(self.key_path)
+            self._key = load_key(self.key_path)
         self._seq, self._prev = tail.seq, tail.digest
         self._separator = b"" if tail.newline else b"\n"
         self._recovery = {}
@@ -241,8 +240,7 @@ class AuditLog:
         assert self._size is not None
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
         record = {"timestamp": now, "event": event, **_ALWAYS_PRESENT, **fields, "seq": self._seq + 1, "prev": self._prev}
-        # JSON leaves DEL as it is, a terminal does not.
-        body = _ENCODER.encode(record)[:-1].replace("\x7f", "\\u007f").encode("ascii")
+        body = _ENCODER.encode(record)[:-1].encode("ascii")
         digest = hmac.digest(self._key, body, "sha256").hex()
         line = b'%b%b,"hash":"%b"}\n' % (self._separator, body, digest.encode("ascii"))
         start, self._size = self._size, None
@@ -358,20 +356,20 @@ class _Tail:
         end = os.fstat(fd).st_size
         newline = not end or os.pread(fd, 1, end - 1) == b"\n"
         seq, digest, rest = 0, FIRST_PREV, 0
-        for start, line in _lines_backwards(fd, end):
-            if found := _RECORD.search(line):
+        for start, line in lines_backwards(fd, end):
+            if found := RECORD.search(line):
                 seq, digest, rest = int(found[1]), found[3].decode("ascii"), start + len(line) + 1
                 break
         torn = os.pread(fd, end - rest, rest) if rest < end else None
         return cls(end, seq, digest, torn[:-1] if torn and newline else torn, newline)
 
 
-def _parse_head(raw: bytes) -> tuple[int, str] | None:
+def parse_head(raw: bytes) -> tuple[int, str] | None:
     found = _HEAD.fullmatch(raw)
     return (int(found[1]), found[2].decode("ascii")) if found else None
 
 
-def _lines_backwards(fd: int, end: int) -> Iterator[tuple[int, bytes]]:
+def lines_backwards(fd: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Every line before `end` with its offset, the last one first."""
     rest, position, step = b"", end, 8192
     while position > 0:
@@ -388,223 +386,3 @@ def _lines_backwards(fd: int, end: int) -> Iterator[tuple[int, bytes]]:
         step = max(min(step * 2, 1 << 20), len(rest))  # a line longer than a block would else be copied at every block
     if end:
         yield 0, rest
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What `verify` found; `notes` are recoveries that the log itself records, with their lines."""
-
-    ok: bool
-    records: int
-    first_bad_line: int | None = None
-    problem: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def verify(path: Path, key_path: Path, head_path: Path) -> Verification:
-    """Check the whole chain, up to the first line that is edited, dropped, reordered, torn or cut off.
-
-    Raises:
-        ConfigError: The key is missing, readable by others, or no key.
-        OSError: A file can't be read.
-    """
-    head, size = None, 0
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(FileNotFoundError):
-            # Under the lock, so that a line that is being written is not taken for a torn one.
-            file = stack.enter_context(open(head_path, "rb"))
-            fcntl.flock(file, fcntl.LOCK_SH)
-            head = _parse_head(file.read(256))
-        with contextlib.suppress(FileNotFoundError):
-            size = os.stat(path).st_size
-    if not size and (head is None or head[0] == 0):
-        return Verification(True, 0)
-    chain = _Chain(_load_key(key_path), head)
-    if size:
-        with open(path, "rb") as log:
-            for line in log:
-                if found := chain.add(line[:-1] if line.endswith(b"\n") else line):
-                    return chain.result(found)
-                size -= len(line)
-                if size <= 0:  # what was appended since is newer than the head
-                    break
-    return chain.result(chain.end())
-
-
-@dataclass
-class _Chain:
-    """The state of a check: what the next line must follow."""
-
-    key: bytes
-    head: tuple[int, str] | None
-    line: int = 0
-    records: int = 0
-    seq: int = 0
-    prev: str = FIRST_PREV
-    torn: list[bytes] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def result(self, found: tuple[int, str] | None) -> Verification:
-        line, problem = found or (None, "")
-        return Verification(not problem, self.records, line, problem, tuple(self.notes))
-
-    def add(self, line: bytes) -> tuple[int, str] | None:
-        """Check the next line; returns the number of a bad line and a sentence about it, or None."""
-        self.line += 1
-        found = _RECORD.search(line)
-        if not found:
-            self.torn.append(line)
-            return None
-        seq, prev, digest = int(found[1]), found[2].decode("ascii"), found[3].decode("ascii")
-        signed = hmac.digest(self.key, line[:-_UNSIGNED_TAIL], "sha256").hex()
-        authentic = hmac.compare_digest(signed, digest)
-        recovery = json.loads(line) if authentic and b'"event":"recovered"' in line else {}
-        if problem := self._check_torn(recovery):
-            return problem
-        if not authentic:
-            return self.line, f"Line {self.line} was edited: its hash does not fit its content."
-        if seq != self.seq + 1:
-            return self.line, (f"Line {self.line} holds record {seq} where record {self.seq + 1} belongs: lines were dropped "
-                               "or reordered, or an older part of the log was moved away.")
-        if prev != self.prev:
-            return self.line, f"Line {self.line} does not follow the line before it: lines were dropped or reordered."
-        if self.head is not None and self.head[0] == seq and self.head[1] != digest:
-            return self.line, f"Line {self.line} holds another record {seq} than the head file names."
-        self.seq, self.prev, self.records = seq, digest, self.records + 1
-        if recovery.get("head_missing"):
-            self.notes.append(f"Line {self.line}: the head file was missing, so a cut just before it can't be ruled out.")
-        return None
-
-    def _check_torn(self, recovery: dict[str, Any]) -> tuple[int, str] | None:
-        described = recovery.get("torn_bytes"), recovery.get("torn_sha256")
-        if not self.torn:
-            if described == (None, None):
-                return None
-            return self.line, f"Line {self.line} describes a torn line before it, which was dropped."
-        raw, first = b"\n".join(self.torn), self.line - len(self.torn)
-        if described != (len(raw), hashlib.sha256(raw).hexdigest()):
-            return first, f"Line {first} was edited: it is no whole record, and no recovery record after it describes it."
-        self.notes.append(f"Line {first}: torn by a crash ({len(raw)} bytes), sealed by line {self.line}.")
-        self.torn.clear()
-        return None
-
-    def end(self) -> tuple[int, str] | None:
-        after = self.line + 1
-        if self.torn:
-            first = after - len(self.torn)
-            return first, f"Line {first} is torn: it is no whole record. The next start of the relay seals what a crash tore."
-        if self.head is None:
-            return after, "The head file is missing or unreadable, so nothing shows whether the tail of the log was cut off."
-        if self.head[0] > self.seq:
-            return after, (f"The tail was cut off: the head file says that record {self.head[0]} is the last, but the log "
-                           f"ends at record {self.seq}, before line {after}.")
-        return None
-
-
-def read(path: Path, *, last: int | None = None, server: str | None = None, failed: bool = False) -> Iterator[dict[str, Any]]:
-    """The newest `last` records (None: all), the oldest of them first; lines that are no records are left out.
-
-    Args:
-        server: Only this server's.
-        failed: Only those whose `success` is false.
-
-    Raises:
-        OSError: The log can't be read; a missing one is empty.
-    """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        if last is None:
-            yield from _wanted(file, server, failed)
-        else:
-            yield from _newest(file, os.fstat(file.fileno()).st_size, last, server, failed)
-
-
-def follow(
-    path: Path,
-    *,
-    stop: threading.Event,
-    last: int = 0,
-    server: str | None = None,
-    failed: bool = False,
-    poll_seconds: float = 0.2,
-) -> Iterator[dict[str, Any]]:
-    """The newest `last` records at the call, then each one appended since, until `stop` is set; none is left out between.
-
-    A log that is moved away is read to its end, then the new one from its beginning.
-    """
-    file, position = _opened(path), 0
-    if file is not None:
-        end = os.fstat(file.fileno()).st_size
-        start, line = next(_lines_backwards(file.fileno(), end), (0, b""))
-        position = start if start + len(line) == end else end  # a line without its newline is still to come
-    return _follow(file, position, path, stop, last, server, failed, poll_seconds)
-
-
-def _follow(
-    file: BinaryIO | None,
-    position: int,
-    path: Path,
-    stop: threading.Event,
-    last: int,
-    server: str | None,
-    failed: bool,
-    poll: float,
-) -> Iterator[dict[str, Any]]:
-    try:
-        if file is not None:
-            yield from _newest(file, position, last, server, failed)
-        while not stop.is_set():
-            successor = _successor(file, path)
-            if file is not None:
-                if os.fstat(file.fileno()).st_size < position:
-                    position = 0
-                file.seek(position)
-                whole = [line for line in file if line.endswith(b"\n")]
-                position += sum(map(len, whole))
-                yield from _wanted(whole, server, failed)
-            if successor is None:
-                stop.wait(poll)
-            else:
-                if file is not None:
-                    file.close()
-                file, position = successor, 0
-    finally:
-        if file is not None:
-            file.close()
-
-
-def _opened(path: Path) -> BinaryIO | None:
-    try:
-        return open(path, "rb")
-    except FileNotFoundError:
-        return None
-
-
-def _successor(file: BinaryIO | None, path: Path) -> BinaryIO | None:
-    """Another file than `file` that now stands at `path`."""
-    found = _opened(path)
-    if found is None or file is None or not os.path.samestat(os.fstat(found.fileno()), os.fstat(file.fileno())):
-        return found
-    found.close()
-    return None
-
-
-def _wanted(lines: Iterable[bytes], server: str | None, failed: bool) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # torn by a crash, or edited: `verify` is what names it
-        if not isinstance(record, dict) or (failed and record.get("success") is not False):
-            continue
-        if server is None or record.get("server_id") == server:
-            yield record
-
-
-def _newest(file: BinaryIO, end: int, last: int, server: str | None, failed: bool) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    if last > 0:
-        for record in _wanted((line for _, line in _lines_backwards(file.fileno(), end)), server, failed):
-            found.append(record)
-            if len(found) == last:
-                break
-    return found[::-1]
