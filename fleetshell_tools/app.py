@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import pwd
 import secrets
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -18,13 +21,16 @@ from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.context import Context, no_progress
 from fleetshell_tools.core.errors import AuthenticationRequired, ConfigError, FleetShellError
 from fleetshell_tools.core.home import Home
-from fleetshell_tools.core.words import nearest
 from fleetshell_tools.core.servers import Inventory
 from fleetshell_tools.core.tool import Tool
 from fleetshell_tools.core.types import Caller, Principal
 from fleetshell_tools.core.version import __version__
+from fleetshell_tools.core.words import nearest
+from fleetshell_tools.fleet import keys
+from fleetshell_tools.fleet.check import Step, changed_keys, check
 from fleetshell_tools.fleet.fleet import SshFleet, make_guard, private_folder
-from fleetshell_tools.relay import tls
+from fleetshell_tools.fleet.hostkeys import HostKeys
+from fleetshell_tools.relay import auth, tls
 from fleetshell_tools.relay.auth import Authenticator, AuthState, boottime
 from fleetshell_tools.relay.exchange import Outcome, ToolCall, ToolResult
 from fleetshell_tools.relay.gateway import Gateway, HostNames
@@ -33,7 +39,7 @@ from fleetshell_tools.relay.jsonrpc import INVALID_PARAMS, RpcError
 from fleetshell_tools.relay.protocol import Endpoint
 from fleetshell_tools.relay.sessions import Session, Sessions
 
-__all__ = ["App", "Relay", "client_fleet", "failure", "make_guard", "open_audit"]
+__all__ = ["App", "Relay", "SshFleet", "Step", "changed_keys", "check", "client_fleet", "failure", "make_guard", "open_audit"]
 
 log = logging.getLogger("fleetshell")
 
@@ -239,11 +245,12 @@ class Relay:
 
 
 def check_ready(config: Config) -> None:
-    """Refuse to serve without a key, or without a second factor that is meant to be there.
+    """Refuse to serve with an impossible guard, without a key, or without a second factor that is meant to be there.
 
     Raises:
-        ConfigError: Which command mends it.
+        ConfigError: What is wrong, or which command mends it.
     """
+    make_guard(config)
     if not config.relay.http.auth.api_key:
         raise ConfigError("config.yaml has no API key (relay.http.auth.api_key). Run `fleetshell init` to create one.")
     if config.mfa.enabled and not config.mfa.totp_secret:
@@ -263,3 +270,112 @@ def client_fleet(home: Home, config: Config) -> tuple[SshFleet, Inventory, Calla
         shutil.rmtree(folder, ignore_errors=True)
 
     return fleet, inventory, close
+
+
+def cli_caller(command: str) -> Caller:
+    """Whoever types a command of the CLI, as the audit log records it."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # containers run under user ids that have no name
+        user = str(os.getuid())
+    return Caller(Principal(f"cli:{user}"), client="fleetshell", tool=command)
+
+
+def record(home: Home, config: Config, event: str, command: str, server_id: str | None, **fields: Any) -> None:
+    """Write one durable record of what a command of the CLI is about to change.
+
+    Raises:
+        AuditUnavailable: It can't be written, so nothing may be changed.
+    """
+    caller = cli_caller(command)
+    audit = open_audit(home, config)
+    try:
+        audit.record(event, durable=True, server_id=server_id, principal=caller.principal.key_id, client=caller.client, tool=command, **fields)
+    finally:
+        audit.close()
+
+
+def public_line(home: Home, config: Config) -> str:
+    """The relay's line for `authorized_keys`."""
+    return keys.public_line(home.file(config.relay.private_key))
+
+
+def forget_host_keys(home: Home, server_id: str) -> None:
+    """Remove a server's pins."""
+    HostKeys(home, home.run).forget(server_id)
+
+
+def record_change(home: Home, config: Config, event: str, command: str, **fields: Any) -> None:
+    """Write one durable record of a change to the home itself, by a command of the CLI.
+
+    Raises:
+        AuditUnavailable: It can't be written, so nothing may be changed.
+    """
+    caller = cli_caller(command)
+    audit = open_audit(home, config)
+    try:
+        audit.record(event, durable=True, principal=caller.principal.key_id, client=caller.client, tool=command, **fields)
+    finally:
+        audit.close()
+
+
+def create_relay_key(private: Path) -> None:
+    """Make the relay's SSH key pair."""
+    keys.create(private)
+
+
+def create_certificate(cert: Path, key: Path, hostnames: list[str]) -> tls.Certificate:
+    """Make a self-signed certificate for these names and this machine's own."""
+    return tls.create(cert, key, hostnames)
+
+
+def read_certificate(cert: Path, key: Path | None = None) -> tls.Certificate:
+    """What a certificate says; with `key`, having checked that the two can be served together.
+
+    Raises:
+        ConfigError: Missing, no certificate, or another key's.
+    """
+    certificate = tls.read(cert)
+    if key is not None:
+        tls.server_context(cert, key)
+    return certificate
+
+
+def is_self_signed(cert: Path) -> bool:
+    """Whether a certificate that `read_certificate` accepts is its own issuer, so that clients need a copy of it."""
+    command = ["openssl", "x509", "-noout", "-subject_hash", "-issuer_hash", "-in", str(cert)]
+    subject, issuer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True).stdout.split()
+    return subject == issuer
+
+
+TOTP_ACCOUNT = auth.ACCOUNT
+new_totp_secret = auth.new_secret
+
+
+def provisioning_uri(secret: str) -> str:
+    """The otpauth URI that authenticator apps scan."""
+    return auth.provisioning_uri(secret)
+
+
+def check_code(secret: str, code: str) -> int | None:
+    """Which time step a TOTP code belongs to, as steps from now (-1, 0 or 1), or None; the code is not used up.
+
+    Raises:
+        ConfigError: The secret is not base32.
+    """
+    now = time.time()
+    try:
+        step = auth.matching_step(secret, code, now)
+    except ValueError:
+        raise ConfigError("mfa.totp_secret in config.yaml is not base32 of a whole length. Remove the line and run `fleetshell auth setup`.") from None
+    return None if step is None else step - int(now) // auth.STEP
+
+
+def auth_state(home: Home) -> AuthState:
+    """Lock-outs and used codes, by key."""
+    return AuthState(home.auth_state)
+
+
+def key_id(config: Config) -> str:
+    """The digest that names the API key in logs."""
+    return auth.key_id(config.relay.http.auth.api_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -53,6 +54,8 @@ class FanOutResult(Output):
             names = text.compress_ids(ids) + (f" ({len(ids)} servers)" if len(ids) > 1 else "")
             if shown.get("error"):
                 lines.append(f"== {names}: failed: {shown['error']}")
+                if shown["stdout"] or shown["stderr"]:
+                    lines += ["Output until then:", *_streams(shown["stdout"] or "", shown["stderr"] or "")]
                 continue
             lines.append(f"== {names}: {_ending(shown['exit_code'], shown.get('signal'))}")
             lines += _streams(shown["stdout"] or "", shown["stderr"] or "")
@@ -204,5 +207,6 @@ def _succeeded(outcome: HostResult) -> bool:
 def _key(outcome: HostResult) -> Any:
     """What makes two outcomes the same; an error's sentence names its server, so the name is taken out."""
     done = outcome.completed
-    error = outcome.error.replace(outcome.server_id, "\0") if outcome.error else None
+    name = rf"(?<![A-Za-z0-9_.-]){re.escape(outcome.server_id)}(?!\.?[A-Za-z0-9_-])"
+    error = re.sub(name, "\0", outcome.error) if outcome.error else None
     return (error, done.exit_code, done.signal, done.stdout, done.stderr) if done else (error,)

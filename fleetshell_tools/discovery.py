@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fleetshell_tools.core import yamlfile
 from fleetshell_tools.core.context import Context
-from fleetshell_tools.core.servers import Server
+from fleetshell_tools.core.servers import SECTIONS, Server
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.tool import Output, tool
 
@@ -99,7 +99,21 @@ def search_servers(
 
 
 def _haystack(server: Server) -> str:
-    return str(dataclasses.astuple(server)).lower()
+    sections = (server.context, server.services, server.paths, server.troubleshooting, server.monitoring)
+    return "\n".join([server.id, server.hostname, *server.tags, *(word for section in sections for word in _words(section))]).lower()
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every key and value of free-form data as text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _words(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _words(item)
+    elif value is not None:
+        yield str(value)
 
 
 @tool(title="Show a server's context", read_only=True, open_world=False)
@@ -107,8 +121,7 @@ def get_server_context(ctx: Context, server_id: Annotated[str, "The server's id,
     """Show all that is known about one server: services, paths, named checks, notes, pinned host keys, connection."""
     server = ctx.inventory.get(server_id)
     state = ctx.fleet.connection_state(server)
-    inner = {key: value for key, value in server.context.items() if key not in ("services", "paths", "troubleshooting", "monitoring")}
-    jump = ctx.inventory.jump(server)
+    inner = {key: value for key, value in server.context.items() if key not in SECTIONS}
     return ServerContext(
         id=server.id,
         hostname=server.hostname,
@@ -121,7 +134,7 @@ def get_server_context(ctx: Context, server_id: Annotated[str, "The server's id,
         ssh={
             "user": ctx.inventory.user(server),
             "port": ctx.inventory.port(server),
-            "jump": jump.id if jump else None,
+            "jump": ctx.inventory.jump_id(server),
             "options": dict(server.ssh_options),
         },
         host_keys=ctx.fleet.fingerprints(server),

@@ -33,10 +33,13 @@ LAZILY = {("cli", "app")}
 """What may be imported besides, but only inside a function: starting must not cost what is not used."""
 
 MCP_MODULES = {
-    "fleetshell_tools/cli/demo.py",
+    "fleetshell_tools/cli/demo_client.py",
     # The aggregator's client joins here when it exists: the single module of the relay that imports `mcp`.
 }
-RUNTIME = sys.stdlib_module_names | {"mcp", "pyotp", "yaml", "fleetshell", PACKAGE}
+SDK = {"mcp", "httpx2"}
+"""The official MCP package, and the HTTP client that it is handed."""
+
+RUNTIME = sys.stdlib_module_names | SDK | {"pyotp", "yaml", "fleetshell", PACKAGE}
 
 ROADS_PAST_THE_GUARD = (
     *("asyncio", "ctypes", "ftplib", "http", "multiprocessing", "pexpect", "pty", "smtplib", "socket", "socketserver"),
@@ -148,10 +151,10 @@ def foreign_imports(module: Module) -> Iterator[str]:
         top = found.name.split(".")[0]
         if top not in RUNTIME:
             yield f"{module.path}:{found.line}: imports {found.name}"
-        if top == "mcp" and module.path not in MCP_MODULES:
-            yield f"{module.path}:{found.line}: imports mcp"
-        elif top == "mcp" and not found.lazy:
-            yield f"{module.path}:{found.line}: imports mcp when it is loaded, not inside a function"
+        if top in SDK and module.path not in MCP_MODULES:
+            yield f"{module.path}:{found.line}: imports {top}"
+        elif top in SDK and not found.lazy:
+            yield f"{module.path}:{found.line}: imports {top} when it is loaded, not inside a function"
 
 
 def roads_past_the_guard(module: Module) -> Iterator[str]:
@@ -202,7 +205,7 @@ SOUND = {
     "fleetshell_tools/catalog.py": "from fleetshell_tools import files\nfrom fleetshell_tools.core.tool import Tool",
     "fleetshell_tools/app.py": "from fleetshell_tools import catalog, files\nfrom fleetshell_tools.relay import httpd",
     "fleetshell_tools/cli/serve.py": "from fleetshell_tools.core import x\ndef serve():\n    from fleetshell_tools.app import App",
-    "fleetshell_tools/cli/demo.py": "def demo():\n    from mcp.client import Client",
+    "fleetshell_tools/cli/demo_client.py": "def drive():\n    import httpx2\n    from mcp.client import Client",
 }
 
 FAULTS = [
@@ -237,7 +240,9 @@ FAULTS = [
     ("fleetshell_tools/cli/serve.py", "try:\n    from fleetshell_tools import app\nfinally:\n    pass"),
     ("fleetshell_tools/cli/serve.py", "def keys():\n    from fleetshell_tools.fleet import keys"),
     ("fleetshell_tools/attic/old.py", "import os"),
-    ("fleetshell_tools/cli/demo.py", "import mcp"),
+    ("fleetshell_tools/cli/demo_client.py", "import mcp"),
+    ("fleetshell_tools/cli/demo_client.py", "import httpx2"),
+    ("fleetshell_tools/cli/serve.py", "def serve():\n    import httpx2"),
     ("fleetshell_tools/cli/serve.py", "def serve():\n    import mcp.types"),
     ("fleetshell_tools/fleet/mux.py", "import paramiko"),
     ("fleetshell_tools/cli/serve.py", "def serve():\n    from click import command"),

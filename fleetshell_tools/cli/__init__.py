@@ -50,13 +50,17 @@ def main(argv: list[str] | None = None) -> int:
         if error.seen:
             print(error.seen, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output (`head`, say) has gone; nothing more can be said to them.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fleetshell: {where}{error.strerror or error}. Nothing more was changed.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nfleetshell: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output (`head`, say) has gone; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _run(arguments: list[str]) -> int:

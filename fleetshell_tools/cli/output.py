@@ -57,6 +57,12 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
+def warn(message: str) -> None:
+    """A warning on stderr: the command goes on, but the reader should know."""
+    sys.stdout.flush()
+    print(f"fleetshell: warning: {message}", file=sys.stderr)
+
+
 def interactive() -> bool:
     """Whether questions can be asked."""
     return sys.stdin.isatty() and sys.stdout.isatty()

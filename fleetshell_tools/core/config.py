@@ -18,7 +18,7 @@ SERVER_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 @dataclass(frozen=True)
 class HttpAuth:
     api_key: str = option(
-        "", "The API key that clients send as `Authorization: Bearer …`; `init` makes one of 256 bits."
+        "", "The API key that clients send as `Authorization: Bearer …`; `init` makes one of 256 bits.", secret=True
     )
 
 
@@ -60,6 +60,7 @@ class Mfa:
         "The TOTP secret, base32; `init` makes one of 160 bits.",
         pattern=r"[A-Za-z2-7 =]*",
         means="base32 (A-Z and 2-7)",
+        secret=True,
     )
     session_lifetime: int = option(3600, "Seconds that an authentication lasts, absolute.", low=60, high=86400)
     grant_scope: str = option(
@@ -90,7 +91,9 @@ class Security:
         DANGEROUS_DEFAULTS,
         "What is blocked: the five default words name classes of the guard, other text is an argv prefix, `re:…` a regular expression.",
     )
-    guard: dict[str, str] = option(factory=dict, doc="Per class of the guard: never, approvable or allow.")
+    guard: dict[str, str] = option(
+        factory=dict, doc="Per class of the guard: never, approvable or allow.", choices=("never", "approvable", "allow")
+    )
     allow_local: bool = option(False, "Allow servers with `connection: local`, which run commands on the relay itself.")
 
 
@@ -174,8 +177,11 @@ def set_value(path: Path, key: str, value: object) -> None:
     Raises:
         ConfigError: The file is invalid before or would be after.
     """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist. Run `fleetshell init` to create it.")
     with storage.locked(path.with_name(".config.lock")):
-        text = path.read_text(encoding="utf-8")
+        storage.check_secret(path)
+        text = yamlfile.read_text(path)
         new = yamlfile.set_value(text, tuple(key.split(".")), value, str(path))
         document = yamlfile.parse(new, str(path))
         _check(schema.build(Config, document.data, document), document)

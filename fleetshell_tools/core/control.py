@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,11 @@ from fleetshell_tools.core.errors import FleetShellError
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 MAX_LINE = 1 << 20
-SECONDS = 30.0
+ANSWER_SECONDS = 30.0
+"""How long a command waits for the relay."""
+REQUEST_SECONDS = 5.0
+"""How long the relay waits for a request: while it does, no other is answered, and `close` has to wait too."""
+log = logging.getLogger("fleetshell")
 
 
 @contextlib.contextmanager
@@ -34,7 +40,8 @@ class ControlServer:
 
     Args:
         path: The socket, made 0600; one that an earlier relay left is replaced.
-        handler: Answers a request; a FleetShellError it raises becomes `{"error": …}`.
+        handler: Answers a request; a FleetShellError it raises becomes `{"error": …}`; KeyError means
+            a request that it does not know.
     """
 
     def __init__(self, path: Path, handler: Handler) -> None:
@@ -68,24 +75,40 @@ class ControlServer:
             except OSError:
                 if self._closing:
                     return
-                raise
-            with client, contextlib.suppress(OSError):
-                client.settimeout(SECONDS)
-                self._answer(client)
+                log.exception("The control socket could not accept a connection; it is tried again.")
+                time.sleep(0.2)
+                continue
+            with client:
+                client.settimeout(REQUEST_SECONDS)
+                try:
+                    self._answer(client)
+                except OSError as error:
+                    log.debug("A client of the control socket went away: %s", error)
 
     def _answer(self, client: socket.socket) -> None:
         uid = _peer_uid(client)
         if uid not in (0, os.geteuid()):
             _send(client, {"error": f"uid {uid} may not control this relay; use its owner or root."})
             return
-        line = _receive(client)
+        _send(client, self._reply(_receive(client)))
+
+    def _reply(self, line: bytes) -> dict[str, Any]:
+        unknown = {"error": "the request is not one that this relay knows; are both of the same version?"}
         try:
             request = json.loads(line)
-            _send(client, self._handler(request))
+        except (ValueError, RecursionError):
+            return unknown
+        if not isinstance(request, dict):
+            return unknown
+        try:
+            return self._handler(request)
         except FleetShellError as error:
-            _send(client, {"error": error.message})
-        except (ValueError, KeyError, TypeError):
-            _send(client, {"error": "the request is not one that this relay knows; are both of the same version?"})
+            return {"error": error.message}
+        except KeyError:
+            return unknown
+        except Exception:
+            log.exception("A request on the control socket failed.")
+            return {"error": "internal error, see the relay's log"}
 
 
 def ask(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -96,7 +119,7 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(SECONDS)
+            client.settimeout(ANSWER_SECONDS)
             with _short(path) as name:
                 client.connect(name)
             _send(client, request)
@@ -105,7 +128,12 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise FleetShellError(f"The running relay did not answer on {path}: {error.strerror or error}.") from None
-    answer: dict[str, Any] = json.loads(line or b'{"error": "the relay closed the connection"}')
+    try:
+        answer = json.loads(line or b'{"error": "the relay closed the connection"}')
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise FleetShellError(f"The running relay's answer on {path} can't be read; are both of the same version?")
     if "error" in answer:
         raise FleetShellError(str(answer["error"]))
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,12 +83,19 @@ class Home:
         Raises:
             ConfigError: With the command that mends it.
         """
-        if not self.path.is_dir():
+        try:
+            info = os.stat(self.path)
+        except OSError as error:
+            info = None
+            if isinstance(error, PermissionError):
+                raise ConfigError(
+                    f"{self.path} can't be looked into by {_user(os.geteuid())}; run `sudo -u OWNER fleetshell …` as the home's owner."
+                ) from None
+        if info is None or not stat.S_ISDIR(info.st_mode):
             raise ConfigError(
                 f"There is no FleetShell home at {self.path}. Run `fleetshell init` to create it"
                 f"{'' if 'FLEETSHELL_HOME' in os.environ else ', or name another with --home'}."
             )
-        info = os.stat(self.path)
         owner, me = info.st_uid, os.geteuid()
         if owner != me:
             raise ConfigError(

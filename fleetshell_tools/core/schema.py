@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from fleetshell_tools.core.words import nearest
-from fleetshell_tools.core.yamlfile import Document, Path_
+from fleetshell_tools.core.yamlfile import Document, Path_, scalar
 
 T = TypeVar("T")
 
@@ -28,14 +28,16 @@ def option(
     choices: Iterable[str] = (),
     pattern: str = "",
     means: str = "",
+    secret: bool = False,
 ) -> Any:
     """A dataclass field with rules: `low`/`high` for integers, `choices` or `pattern` for text.
 
     Args:
         doc: One sentence for the configuration reference.
         means: What a `pattern` allows, in words.
+        secret: Its value never stands in an error message.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": tuple(choices), "pattern": pattern, "means": means}
+    metadata = {"doc": doc, "low": low, "high": high, "choices": tuple(choices), "pattern": pattern, "means": means, "secret": secret}
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -51,13 +53,13 @@ def build(cls: type[T], data: Any, document: Document, path: Path_ = ()) -> T:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise document.error(path, f"{where or 'the file'} must hold keys with values, not {describe(data)}.")
+        raise document.error(path, f"{where or 'the file'} must hold keys with values, not {_kind(data)}.")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
             place = f" in {where}" if where else ""
             raise document.error(
-                (*path, key), f'unknown key "{key}"{place}.{nearest(key, fields)} Allowed here: {", ".join(fields)}.'
+                (*path, key), f"unknown key {describe(key)}{place}.{nearest(key, fields)} Allowed here: {', '.join(fields)}."
             )
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -101,6 +103,8 @@ def _value(hint: Any, value: Any, document: Document, path: Path_, rules: Any) -
     if origin is dict:
         if not isinstance(value, dict):
             raise document.error(path, f"{name} must be a map of keys and values, not {describe(value)}.")
+        if args[1] is str:  # such as an ssh option, where `true` is as good as "true"
+            value = {key: str(item).lower() if isinstance(item, bool) else item for key, item in value.items()}
         return {key: _value(args[1], item, document, (*path, key), rules) for key, item in value.items()}
     if hint is bool:
         if not isinstance(value, bool):
@@ -111,10 +115,9 @@ def _value(hint: Any, value: Any, document: Document, path: Path_, rules: Any) -
             raise document.error(path, f"{name} must be a whole number, not {describe(value)}.")
         return _check_range(value, document, path, name, rules)
     if hint is str:
-        if isinstance(value, (dict, list)) or value is None:
+        if isinstance(value, (dict, list, bool)) or value is None:
             raise document.error(path, f"{name} must be text, not {describe(value)}.")
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        return _check_text(text, document, path, name, rules)
+        return _check_text(str(value), document, path, name, rules)
     raise TypeError(f"no rule for {hint} at {name}")
 
 
@@ -135,9 +138,10 @@ def _check_range(value: int, document: Document, path: Path_, name: str, rules: 
 def _check_text(value: str, document: Document, path: Path_, name: str, rules: Any) -> str:
     choices, pattern = rules.get("choices"), rules.get("pattern")
     if choices and value not in choices:
-        raise document.error(path, f'{name} is "{value}"; allowed: {", ".join(choices)}.{nearest(value, choices)}')
+        raise document.error(path, f"{name} is {describe(value)}; allowed: {', '.join(choices)}.{nearest(value, choices)}")
     if pattern and not re.fullmatch(pattern, value):
-        raise document.error(path, f'{name} is "{value}"; allowed: {rules.get("means") or pattern}.')
+        what = "holds other characters than are allowed" if rules.get("secret") else f"is {describe(value)}"
+        raise document.error(path, f"{name} {what}; allowed: {rules.get('means') or pattern}.")
     if "\0" in value:
         raise document.error(path, f"{name} holds a NUL character.")
     return value
@@ -145,11 +149,16 @@ def _check_text(value: str, document: Document, path: Path_, name: str, rules: A
 
 def describe(value: Any) -> str:
     """A YAML value in a few words, for an error message."""
+    if value is None or isinstance(value, (dict, list)):
+        return _kind(value)
+    if isinstance(value, str):
+        return scalar(value if len(value) <= 60 else value[:59] + "…")
+    return str(value).lower()
+
+
+def _kind(value: Any) -> str:
+    """What sort of value this is, without the value: where a map should stand, it may be a secret."""
     if value is None:
         return "nothing"
-    if isinstance(value, dict):
-        return "a map"
-    if isinstance(value, list):
-        return "a list"
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'"{text[:60]}"'
+    kinds = {dict: "a map", list: "a list", str: "text", bool: "true or false"}
+    return kinds.get(type(value), "a number")

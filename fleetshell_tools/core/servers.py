@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,29 +18,39 @@ from fleetshell_tools.core.errors import BadArgument, ConfigError, FleetShellErr
 from fleetshell_tools.core.schema import option
 from fleetshell_tools.core.words import nearest
 
-HOSTNAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})|\[?[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?\]?"
+_ADDRESS = r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?"
+HOSTNAME = rf"(?=.{{1,253}}$)[A-Za-z0-9_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?|(?=[^:]*:){_ADDRESS}|\[(?=[^:]*:){_ADDRESS}\]"
+SETTLING_NS = 1_000_000_000
+"""How long after a change a file's times may stay the same at another change: the clock of a file system is coarse."""
 _OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{1,40}")
 
 OWNED_OPTIONS = frozenset(
     name.lower()
     for name in (
-        "BatchMode CanonicalizeHostname ClearAllForwardings ControlMaster ControlPath ControlPersist DynamicForward ExitOnForwardFailure "
-        "ForkAfterAuthentication ForwardAgent ForwardX11 ForwardX11Trusted GatewayPorts GlobalKnownHostsFile Host HostKeyAlias Hostname "
-        "IdentitiesOnly IdentityFile Include KnownHostsCommand LocalCommand LocalForward Match PermitLocalCommand PermitRemoteOpen Port "
-        "ProxyCommand ProxyJump ProxyUseFdpass RemoteCommand RemoteForward RequestTTY SendEnv SessionType StdinNull StrictHostKeyChecking "
-        "Tunnel TunnelDevice UpdateHostKeys User UserKnownHostsFile VerifyHostKeyDNS XAuthLocation"
+        "BatchMode CanonicalizeHostname CheckHostIP ClearAllForwardings ConnectionAttempts ConnectTimeout ControlMaster ControlPath "
+        "ControlPersist DynamicForward ExitOnForwardFailure ForkAfterAuthentication ForwardAgent ForwardX11 ForwardX11Trusted GatewayPorts "
+        "GlobalKnownHostsFile Host HostKeyAlias Hostname IdentitiesOnly IdentityAgent IdentityFile IdentityFile2 Include KnownHostsCommand "
+        "LocalCommand LocalForward Match PermitLocalCommand PermitRemoteOpen PKCS11Provider Port ProxyCommand ProxyJump "
+        "ProxyUseFdpass RemoteCommand RemoteForward RequestTTY SecurityKeyProvider SendEnv ServerAliveCountMax ServerAliveInterval "
+        "SessionType SmartcardDevice StdinNull StrictHostKeyChecking Tunnel TunnelDevice UpdateHostKeys User UserKnownHostsFile "
+        "VerifyHostKeyDNS XAuthLocation"
     ).split()
 )
-"""ssh options that a server's file may not set: our engine owns them, or they would run programs or open forwardings."""
+"""ssh options that a server's file may not set: our engine owns them, or they would load programs or open forwardings."""
+
+SECTIONS = ("services", "paths", "troubleshooting", "monitoring")
+"""Keys that may stand at the top of a server's file or under `context`."""
 
 OWN_KEYS = {
-    "hostname": "hostname",
-    "user": "ssh_user",
-    "port": "ssh_port",
-    "identityfile": "identity_file",
-    "proxyjump": "jump",
+    "connecttimeout": "the key `connect_timeout` of this file",
+    "hostname": "the key `hostname` of this file",
+    "identityfile": "the key `identity_file` of this file",
+    "port": "the key `ssh_port` of this file",
+    "proxyjump": "the key `jump` of this file",
+    "serveraliveinterval": "`ssh.alive_interval` in config.yaml",
+    "user": "the key `ssh_user` of this file",
 }
-"""Which key of the server's file does what a refused ssh option would."""
+"""What does the same as a refused ssh option."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,14 @@ def parse(text: str, name: str, expected_id: str | None = None) -> Server:
     for tag in server.tags:
         if not tag.strip() or len(tag) > 64:
             raise document.error(("tags",), f'the tag "{tag}" is empty or longer than 64 characters.')
+    if ":" in server.hostname:
+        try:
+            ipaddress.IPv6Address(server.hostname.strip("[]"))
+        except ValueError:
+            raise document.error(("hostname",), f'hostname is "{server.hostname}"; allowed: a host name or an IP address.') from None
+    for name in SECTIONS:
+        if not isinstance(server.context.get(name, {}) or {}, dict):
+            raise document.error(("context", name), f"context.{name} must be a map of keys and values.")
     if server.jump == server.id:
         raise document.error(("jump",), "a server can't be its own jump server.")
     for key, value in server.ssh_options.items():
@@ -117,7 +137,7 @@ def check_option(key: str, value: str, document: yamlfile.Document) -> None:
         raise document.error(
             at,
             f"the ssh option {key} is set by FleetShell itself"
-            + (f"; use the key `{instead}` of this file." if instead else " and can't be changed here."),
+            + (f"; use {instead}." if instead else " and can't be changed here."),
         )
     if any(ord(ch) < 32 or ord(ch) == 127 for ch in value):
         raise document.error(at, f"the value of the ssh option {key} holds a control character.")
@@ -125,9 +145,12 @@ def check_option(key: str, value: str, document: yamlfile.Document) -> None:
 
 @dataclass
 class _Entry:
-    stamp: tuple[int, int, int]
+    """One file as it was read; `settled` is False where it had changed so shortly before that its times may not show another change."""
+
+    stamp: tuple[int, ...]
     server: Server | None
     problem: str = ""
+    settled: bool = False
 
 
 class Inventory:
@@ -151,25 +174,34 @@ class Inventory:
                 scan = sorted(os.scandir(self._folder), key=lambda item: item.name)
             except FileNotFoundError:
                 scan = []
+            except OSError as error:
+                raise ConfigError(f"{self._folder} can't be read: {error.strerror}.") from None
             for item in scan:
                 name, ending = os.path.splitext(item.name)
                 if ending != ".conf" or name.startswith("."):
                     continue
-                info = item.stat(follow_symlinks=False)
-                stamp = (info.st_mtime_ns, info.st_size, info.st_ino)
+                try:
+                    info = item.stat(follow_symlinks=False)
+                except FileNotFoundError:  # removed since the folder was listed
+                    continue
+                # The time of the last status change shows a chmod, and an edit whose mtime was set back.
+                stamp = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino)
                 known = self._entries.get(name)
-                found[name] = known if known and known.stamp == stamp else self._load(name, Path(item.path), stamp)
+                if known and known.settled and known.stamp == stamp:
+                    found[name] = known
+                    continue
+                settled = time.time_ns() - info.st_ctime_ns > SETTLING_NS
+                found[name] = self._load(name, Path(item.path), stamp)
+                found[name].settled = settled
             self._entries = found
             return found
 
-    def _load(self, name: str, path: Path, stamp: tuple[int, int, int]) -> _Entry:
+    def _load(self, name: str, path: Path, stamp: tuple[int, ...]) -> _Entry:
         try:
             storage.check_private(path, folder=False)
             if not re.fullmatch(SERVER_ID, name):
                 raise ConfigError(f"{path}: the file's name is no valid id (letters, digits, `.`, `_`, `-`).")
-            return _Entry(stamp, parse(path.read_text(encoding="utf-8"), str(path), name))
-        except UnicodeDecodeError as error:
-            return _Entry(stamp, None, f"{path} is not UTF-8 text (byte {error.start}).")
+            return _Entry(stamp, parse(yamlfile.read_text(path), str(path), name))
         except OSError as error:
             return _Entry(stamp, None, f"{path} can't be read: {error.strerror}.")
         except FleetShellError as error:
@@ -214,13 +246,17 @@ class Inventory:
     def port(self, server: Server) -> int:
         return server.ssh_port or self.defaults.ssh_port or 22
 
+    def jump_id(self, server: Server) -> str | None:
+        """The id of the server to jump through, whether or not there is such a server."""
+        return server.jump or (self.defaults.jump if server.id != self.defaults.jump else None)
+
     def jump(self, server: Server) -> Server | None:
         """The server to jump through.
 
         Raises:
             ConfigError: It does not exist, is disabled, or the jumps go round in a circle.
         """
-        name = server.jump or (self.defaults.jump if server.id != self.defaults.jump else None)
+        name = self.jump_id(server)
         if name is None:
             return None
         seen = [server.id]
@@ -235,7 +271,7 @@ class Inventory:
                 hop = self.get(at)
             except FleetShellError as error:
                 raise ConfigError(f"{server.id} jumps through {at}, which can't be used: {error.message}") from None
-            at = hop.jump or (self.defaults.jump if hop.id != self.defaults.jump else None)
+            at = self.jump_id(hop)
         return self.get(name)
 
     def select(self, server_ids: Sequence[str], tags: Sequence[str], environment: str | None) -> list[Server]:
@@ -247,11 +283,10 @@ class Inventory:
         """
         if not server_ids and not tags and not environment:
             raise BadArgument('Say which servers: server_ids, tags or environment (server_ids: ["*"] means all).')
-        chosen = (
-            {server.id: server for server in self.all()}
-            if "*" in server_ids
-            else {name: self.get(name) for name in server_ids}
-        )
+        chosen = {server.id: server for server in self.all()} if "*" in server_ids else {}
+        for name in server_ids:
+            if name != "*":
+                chosen.setdefault(name, self.get(name))
         if tags or environment:
             for server in self.matching(tags, environment):
                 chosen.setdefault(server.id, server)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def make_folder(path: Path) -> bool:
     """Create a private folder (and its parents); returns whether it was created now."""
     if path.is_dir():
         return False
-    path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    make_folder(path.parent)
+    path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return True
 
 
@@ -83,17 +85,19 @@ def try_lock(path: Path) -> int | None:
 
 
 def check_private(path: Path, *, folder: bool) -> None:
-    """Refuse a file or folder of the home that another user owns or can change, or that is a symbolic link.
+    """Refuse a file or folder of the home that another user owns or can change, or that is a link or a device.
 
     Raises:
         ConfigError: With the command that mends it.
     """
     info = os.lstat(path)
-    if os.path.islink(path):
+    if stat.S_ISLNK(info.st_mode):
         raise ConfigError(
             f"{path} is a symbolic link; FleetShell does not follow links in its home: replace it by a real "
             f"{'folder' if folder else 'file'}."
         )
+    if not (stat.S_ISDIR if folder else stat.S_ISREG)(info.st_mode):
+        raise ConfigError(f"{path} is no {'folder' if folder else 'file'}. Run `mv {path} {path}.old`.")
     if info.st_uid != os.geteuid():
         raise ConfigError(
             f"{path} belongs to uid {info.st_uid}, but FleetShell runs as uid {os.geteuid()}. "

@@ -13,25 +13,28 @@ from collections.abc import Sequence
 from fleetshell_tools.core.types import Captured
 
 _ESCAPES = re.compile(
-    r"\x1b\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)?"  # OSC: window titles, clipboard, links
-    r"|\x1b[PX^_][^\x1b]{0,4096}(?:\x1b\\)?"  # DCS, SOS, PM, APC
+    r"(?:\x1b\]|\x9d)[^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\|\x9c)?"  # OSC: window titles, clipboard, links
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x9c]{0,4096}(?:\x1b\\|\x9c)?"  # DCS, SOS, PM, APC
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
     r"|\x1b[ -/]*[0-~]?"  # two-character escapes
 )
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
-    "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufff9-\ufffb"  # controls, separators, halves of characters
+    # Default_Ignorable_Code_Point (Unicode, DerivedCoreProperties.txt): text can be hidden in them
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
 
 def clean(text: str) -> str:
-    """Strip terminal escapes, control, bidirectional and zero-width characters; `\\r\\n` becomes `\\n`."""
+    """Strip terminal escapes, control, bidirectional and zero-width characters.
+
+    `\\r\\n` becomes `\\n`, and so does a lone `\\r`: what a terminal would overwrite is shown.
+    """
     if text.isascii() and text.isprintable():
         return text
-    text = text.replace("\r\n", "\n")
-    if "\x1b" in text or "\x9b" in text:
-        text = _ESCAPES.sub("", text)
-    return _INVISIBLE.sub("", text).replace("\r", "\n")
+    text = _INVISIBLE.sub("", _ESCAPES.sub("", text))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def one_line(text: str, limit: int = 200) -> str:
@@ -53,12 +56,10 @@ def render(captured: Captured, budget: int) -> tuple[str, bool]:
     """
     if captured.complete and captured.total <= budget:
         return decode(captured.head + captured.tail), False
-    half = max(budget // 2, 1)
-    if captured.complete:
-        whole = captured.head + captured.tail
-        head, tail = whole[:half], whole[-half:]
-    else:
-        head, tail = captured.head[:half], captured.tail[-half:]
+    half = budget // 2
+    whole = captured.head + captured.tail
+    head = (whole if captured.complete else captured.head)[:half]
+    tail = whole[max(len(whole) - half, 0 if captured.complete else len(captured.head)) :]
     head, tail = _whole_characters(head, tail)
     cut = captured.total - len(head) - len(tail)
     return f"{decode(head)}\n[… {cut:,} of {captured.total:,} bytes left out here …]\n{decode(tail)}", True
@@ -67,8 +68,10 @@ def render(captured: Captured, budget: int) -> tuple[str, bool]:
 def _whole_characters(head: bytes, tail: bytes) -> tuple[bytes, bytes]:
     """Move the cut so that no UTF-8 sequence is torn by us."""
     for back in range(1, min(4, len(head)) + 1):
-        if head[-back] & 0xC0 != 0x80:
-            if head[-back] >= 0xC0:
+        lead = head[-back]
+        if lead & 0xC0 != 0x80:
+            length = 4 if lead >= 0xF0 else 3 if lead >= 0xE0 else 2 if lead >= 0xC0 else 1
+            if back < length:
                 head = head[:-back]
             break
     skip = 0
@@ -97,8 +100,8 @@ def compress_ids(ids: Sequence[str]) -> str:
     """Server ids as ranges where they only differ by a number: `web-[01-39], db-1`."""
     groups: dict[tuple[str, str, int], list[int]] = {}
     order: list[tuple[str, str, int] | str] = []
-    for name in ids:
-        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
+    for name in dict.fromkeys(ids):
+        match = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", name)
         if match is None:
             order.append(name)
             continue

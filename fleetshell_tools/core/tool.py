@@ -241,14 +241,14 @@ def _allowed(parameter: Parameter) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(args)
     if origin is list:
-        return "a list of " + {str: "texts", int: "whole numbers"}.get(args[0], "values")
+        return "a list of " + {str: "texts without NUL characters", int: "whole numbers"}.get(args[0], "values")
     if origin is dict:
-        return "an object with text values" if args[1] is str else "an object"
+        return "an object with text values, none with a NUL character" if args[1] is str else "an object"
     for rule in parameter.rules:
         if isinstance(rule, Range):
             return f"a whole number from {rule.low} to {rule.high}" if hint is int else f"a number from {rule.low} to {rule.high}"
         return rule.means
-    return {str: "text", int: "a whole number", bool: "true or false", float: "a number"}[hint]
+    return {str: "text without NUL characters", int: "a whole number", bool: "true or false", float: "a number"}[hint]
 
 
 def _check(parameter: Parameter, value: Any) -> Any:
@@ -262,24 +262,36 @@ def _check(parameter: Parameter, value: Any) -> Any:
     elif origin is list:
         valid = isinstance(value, list) and all(_is(args[0], item) for item in value)
     elif origin is dict:
-        valid = isinstance(value, dict) and (args[1] is Any or all(_is(args[1], item) for item in value.values()))
+        valid = isinstance(value, dict) and all(_is(str, key) and (args[1] is Any or _is(args[1], item)) for key, item in value.items())
     elif _is(hint, value):
         value = int(value) if hint is int else value
         valid = all(_obeys(rule, value) for rule in parameter.rules)
     if not valid:
-        shown = json.dumps(value, ensure_ascii=False, default=str)
-        shown = shown if len(shown) <= 100 else shown[:99] + "…"
-        raise BadArgument(f"The argument `{parameter.name}` is {shown}; allowed: {_allowed(parameter)}.")
+        raise BadArgument(f"The argument `{parameter.name}` is {_shown(value)}; allowed: {_allowed(parameter)}.")
     return value
 
 
-def _decoded(value: str, origin: Any) -> Any:
-    """A list or an object that a client sent as a JSON string; a bare word stands for a list of one."""
+def _shown(value: Any) -> str:
+    """A refused value, short, for the error message."""
     try:
-        decoded = json.loads(value)
+        shown = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "nested too deeply"
+    return shown if len(shown) <= 100 else shown[:99] + "…"
+
+
+def _decoded(value: str, origin: Any) -> Any:
+    """A list or an object that a client sent as a JSON string; anything else stays the text it is."""
+    try:
+        decoded = json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return value
     return decoded if isinstance(decoded, origin) else value
+
+
+def _no_constant(name: str) -> None:
+    """NaN and Infinity are no JSON, and no client could read them back."""
+    raise ValueError(name)
 
 
 def _is(hint: Any, value: Any) -> bool:

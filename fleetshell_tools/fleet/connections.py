@@ -114,6 +114,18 @@ class Connections:
             connection.since = time.time()
         return connection
 
+    @contextlib.contextmanager
+    def admitted(self, identity: Identity, deadline: float, cancelled: Cancellation) -> Iterator[None]:
+        """Hold a place among the connections that may start at once, in all and to this address.
+
+        Raises:
+            TimedOut, Cancelled: Before there was a place.
+        """
+        with self._lock:
+            gate = self._per_address.setdefault(identity.address, threading.BoundedSemaphore(PER_ADDRESS))
+        with taken(gate, deadline, cancelled), taken(self._starting, deadline, cancelled):
+            yield
+
     def lost(self, connection: Connection) -> None:
         """Forget a master that is gone, so that the next command makes a new one."""
         connection.since = 0.0
@@ -153,12 +165,9 @@ class Connections:
         identity = connection.identity
         if identity.jump:
             self.open(identity.jump, deadline, cancelled)
-        with self._lock:
-            gate = self._per_address.setdefault(identity.address, threading.BoundedSemaphore(PER_ADDRESS))
-        with taken(gate, deadline, cancelled), taken(self._starting, deadline, cancelled):
+        with self.admitted(identity, deadline, cancelled):
             if not self._host_keys.pinned(identity.server_id):
-                # A host key is accepted only while the id has none (contract, section 4).
-                self._host_keys.pin(identity.server_id, self._host_keys.fetch(identity))
+                self._host_keys.pin_first(identity)
             self._login(identity, deadline, cancelled)
         connection.probe = self._probe(connection, deadline, cancelled)
 

@@ -16,6 +16,10 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     (r"Host key verification failed|No \w+ host key is known",
      "host_key",
      "no host key of {id} is pinned yet. Run `fleetshell trust {id}` to look at it and pin it."),
+    (r"Stdio forwarding request failed",
+     "connect",
+     "its jump server {jump} could not open a connection to {host} port {port}. Is the name right as seen from {jump}, is sshd running "
+     "there, and does {jump} allow forwarding (AllowTcpForwarding)?"),
     (r"Could not resolve hostname [^:]*: (?P<why>.*)",
      "resolve",
      "the name {host} could not be resolved ({why}). Check `hostname` in the file of {id}, and the relay's DNS."),
@@ -54,6 +58,8 @@ _RULES: tuple[tuple[str, str, str], ...] = (
 
 def started_late(stderr: str) -> bool:
     """Whether a server turned us away before login because too many were starting (MaxStartups): worth another try."""
+    if "Stdio forwarding request failed" in stderr:
+        return False  # ssh adds that its connection was closed, but the jump server never made one
     return bool(re.search(r"kex_exchange_identification|Connection (?:reset|closed) by .* port|banner exchange: .*(?:reset|closed)", stderr))
 
 
@@ -66,8 +72,9 @@ def explain(identity: Identity, stderr: str) -> Unreachable:
         if match:
             why = one_line(match.groupdict().get("why") or "", 300).rstrip(".")
             text = sentence.format(
-                id=identity.server_id, host=identity.hostname, port=identity.port, seconds=identity.connect_timeout, why=why, last=last
-            )
+                id=identity.server_id, host=identity.hostname, port=identity.port, seconds=identity.connect_timeout, why=why, last=last,
+                jump=identity.jump.server_id if identity.jump else "",
+            )  # fmt: skip
             return Unreachable(f"{identity.server_id} can't be reached: {text}", step=step)
     return Unreachable(f"{identity.server_id} can't be reached: {last}.", step="connect")
 

@@ -17,11 +17,21 @@ from fleetshell_tools.core.errors import BadArgument, Blocked, FleetShellError, 
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.text import decode, one_line
-from fleetshell_tools.core.types import Act, Caller, Cancellation, Captured, Completed, ConnectionState, HostResult, Progress, Verdict
+from fleetshell_tools.core.types import (
+    Act,
+    Caller,
+    Cancellation,
+    Captured,
+    Completed,
+    ConnectionState,
+    HostResult,
+    Progress,
+    Verdict,
+)
 from fleetshell_tools.fleet import remote
 from fleetshell_tools.fleet.connections import Connection, Connections, taken
 from fleetshell_tools.fleet.guard import Guard
-from fleetshell_tools.fleet.hostkeys import HostKeys
+from fleetshell_tools.fleet.hostkeys import HostKey, HostKeys
 from fleetshell_tools.fleet.identity import Identities, Identity
 from fleetshell_tools.fleet.remote import Wire
 from fleetshell_tools.fleet.transport import Ended, Limits, SshTransport
@@ -43,7 +53,7 @@ class SshFleet:
         self._folder = folder
         self._transport = SshTransport(folder)
         self._identities = Identities(home, folder, config, inventory)
-        self.host_keys = HostKeys(home, folder)
+        self.host_keys = HostKeys(home, folder, self._record_first)
         self.connections = Connections(
             folder, self._transport, self.host_keys,
             max_starting=config.ssh.max_starting, sessions_per_server=config.ssh.sessions_per_server,
@@ -96,6 +106,9 @@ class SshFleet:
             **({"signal": completed.signal} if completed.signal else {}), **({"stopped": completed.stopped} if completed.stopped else {}),
         )  # fmt: skip
         return completed
+
+    def _record_first(self, server_id: str, keys: list[HostKey]) -> None:
+        self._audit.record("host_key_pinned", durable=True, server_id=server_id, keys=[key.fingerprint for key in keys])
 
     def _judge(self, server: Server, act: Act) -> Verdict:
         most = self._config.security.max_command_length

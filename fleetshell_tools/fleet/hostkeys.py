@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,12 @@ from fleetshell_tools.fleet import diagnose
 from fleetshell_tools.fleet.identity import Identity
 from fleetshell_tools.fleet.keys import require
 from fleetshell_tools.fleet.transport import environment
+
+Listener = Callable[[str], None]
+
+
+def _ignore(line: str) -> None:
+    """For who does not want to hear ssh's messages."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,12 @@ class HostKeys:
 
     Args:
         folder: ssh's working folder, where the sockets are.
+        on_first: Told of a server's first keys before they are pinned without anybody having looked at them.
     """
 
-    def __init__(self, home: Home, folder: Path) -> None:
+    def __init__(self, home: Home, folder: Path, on_first: Callable[[str, list[HostKey]], None] = lambda *_: None) -> None:
         self._home = home
+        self._on_first = on_first
         self._folder = folder
         self._path = home.known_hosts
 
@@ -56,36 +67,94 @@ class HostKeys:
             lines = [*others, *(f"{server_id} {key.kind} {key.blob}" for key in keys)]
             storage.write_atomic(self._path, "".join(f"{line}\n" for line in lines))
 
+    def pin_first(self, identity: Identity, on_line: Listener = _ignore) -> None:
+        """Pin the keys that a server shows now; only for an id that has none (contract, section 4).
+
+        Raises:
+            Unreachable: No connection; the sentence says why.
+        """
+        keys = self.fetch(identity, on_line)
+        self._on_first(identity.server_id, keys)
+        self.pin(identity.server_id, keys)
+
     def forget(self, server_id: str) -> None:
         """Remove an id's pins."""
         if self.pinned(server_id):
             self.pin(server_id, [])
 
-    def fetch(self, identity: Identity) -> list[HostKey]:
+    def fetch(self, identity: Identity, on_line: Listener = _ignore) -> list[HostKey]:
         """Ask the server for its key, without logging in and without trusting it.
 
         ssh itself asks (through the jump server where there is one) and writes what it was shown to a throw-away file.
+
+        Args:
+            on_line: Hears ssh's messages, those of `-v` included, as they come.
 
         Raises:
             Unreachable: No connection; the sentence says why.
         """
         with tempfile.TemporaryDirectory(prefix="hostkey-", dir=self._folder) as folder:
-            config, shown = Path(folder, "config"), Path(folder, "shown")
-            relative = os.path.relpath(shown, self._folder)
+            shown = Path(folder, "shown")
             text = identity.config.replace("\n  StrictHostKeyChecking yes\n", "\n  StrictHostKeyChecking accept-new\n")
             pins = next(line for line in text.splitlines() if line.startswith("  UserKnownHostsFile "))
-            config.write_text(text.replace(pins, f"  UserKnownHostsFile {relative}"))
-            command = [require("ssh"), "-F", str(config), "-aTxn", "-o", "PreferredAuthentications=none", "-o", "ControlPath=none",
-                       "-o", "HashKnownHosts=no", "--", identity.server_id, "true"]  # fmt: skip
-            try:
-                run = subprocess.run(command, cwd=self._folder, stdin=subprocess.DEVNULL, capture_output=True,
-                                     text=True, errors="replace", timeout=identity.connect_timeout + 5, env=environment())  # fmt: skip
-            except subprocess.TimeoutExpired:
-                raise diagnose.timed_out(identity) from None
+            text = text.replace(pins, f"  UserKnownHostsFile {os.path.relpath(shown, self._folder)}")
+            _, said = self._greet(identity, Path(folder), text, on_line)
             keys = _parse(shown.read_text() if shown.exists() else "", identity.server_id)
         if not keys:
-            raise diagnose.explain(identity, run.stderr)
+            raise diagnose.explain(identity, said)
         return keys
+
+    def verify(self, identity: Identity, on_line: Listener = _ignore) -> str:
+        """Check that the server has the key that is pinned for it, without logging in.
+
+        Args:
+            on_line: As for `fetch`.
+
+        Returns:
+            The login methods that the server offers, as ssh names them: `publickey,password`.
+
+        Raises:
+            Unreachable: No connection, or another key; the sentence says why.
+        """
+        with tempfile.TemporaryDirectory(prefix="hostkey-", dir=self._folder) as folder:
+            code, said = self._greet(identity, Path(folder), identity.config, on_line)
+        refused = re.search(r"Permission denied \(([^)]*)\)", said)
+        if refused is None and code != 0:
+            raise diagnose.explain(identity, said)
+        return refused[1] if refused else "none"
+
+    def _greet(self, identity: Identity, folder: Path, settings: str, on_line: Listener) -> tuple[int, str]:
+        """Connect without a login; returns ssh's exit code and what it complained of."""
+        config = folder / "config"
+        config.write_text(settings)
+        command = [require("ssh"), "-v", "-F", str(config), "-aTxn", "-o", "PreferredAuthentications=none", "-o", "ControlPath=none",
+                   "-o", "HashKnownHosts=no", "--", identity.server_id, "true"]  # fmt: skip
+        said: list[str] = []
+        late = threading.Event()
+        with subprocess.Popen(command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              text=True, errors="replace", env=environment()) as process:  # fmt: skip
+
+            def give_up() -> None:
+                late.set()
+                process.kill()
+
+            alarm = threading.Timer(identity.connect_timeout + 5, give_up)
+            alarm.start()
+            try:
+                assert process.stderr
+                for line in process.stderr:
+                    on_line(line)
+                    if not line.startswith("debug"):
+                        said.append(line)
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                alarm.cancel()
+                alarm.join()
+        if late.is_set():
+            raise diagnose.timed_out(identity)
+        return process.returncode, "".join(said)
 
     def _read(self) -> str:
         try:

@@ -115,7 +115,8 @@ def test_a_call_that_is_cancelled_before_it_runs_starts_nothing(web: TestFleet, 
 
 def test_every_command_leaves_an_intent_and_an_outcome_in_the_audit_log(web: TestFleet) -> None:
     web.run("web", "exit 4", environment={"TOKEN": "s3cret-value"}, stdin=b"s3cret-stdin")
-    started, finished = web.records()
+    started, pinned, finished = web.records()
+    assert (pinned["event"], pinned["server_id"], pinned["keys"]) == ("host_key_pinned", "web", web.fleet.fingerprints(web.inventory.get("web")))
     assert (started["event"], started["server_id"], started["command"]) == ("started", "web", "exit 4")
     assert (finished["event"], finished["exit_code"], finished["success"], finished["intent"]) == ("finished", 4, False, started["seq"])
     text = (web.home.logs / "audit.log").read_text()

@@ -15,7 +15,6 @@ from fleetshell_tools.core.home import FOLDERS, Home
 from fleetshell_tools.core.servers import Inventory, write
 from fleetshell_tools.core.types import Act, Caller, Cancellation, Completed, Principal
 from fleetshell_tools.fleet.fleet import SshFleet
-
 from support.sshd import KeyPair, Sshd
 
 

@@ -94,6 +94,7 @@ class RelayProcess:
         command = [*PROGRAM, "--home", str(home.path), "serve", "--host", "127.0.0.1", *arguments]
         if "--port" not in arguments:
             command += ["--port", "0"]
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if shared:
@@ -106,8 +107,7 @@ class RelayProcess:
         self.scheme, self.port = found[1], int(found[2])
 
     def _announcement(self) -> re.Match[str] | None:
-        matches = list(SERVES.finditer(self.log.read_text()))
-        return matches[-1] if matches else None
+        return SERVES.search(self.log.read_bytes()[self._log_start :].decode())
 
     @property
     def url(self) -> str:

@@ -1,0 +1,37 @@
+# Each target does all of its set-up; `make` alone lists them.
+
+BIN = .venv/bin
+
+help:
+	@echo "make demo              try FleetShell with throw-away servers (make demo ARGS=--keep leaves them running)"
+	@echo "make test              everything that must pass: lint, types, tests (make test ARGS='tests/core -x')"
+	@echo "make lint              lint and types alone"
+	@echo "make bench             measure speed"
+	@echo "make clean             remove what these made, .venv too"
+
+demo:
+	@.ci/setup run
+	@$(BIN)/python fleetshell.py demo $(ARGS)
+
+test: lint
+	@echo "== tests"
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint:
+	@.ci/setup dev
+	@echo "== lint"
+	@$(BIN)/ruff check .
+	@echo "== format"
+	@$(BIN)/ruff format --check .
+	@echo "== types"
+	@$(BIN)/mypy --strict
+
+bench:
+	@.ci/setup dev
+	@$(BIN)/python tests/bench/__main__.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help demo test lint bench clean

@@ -1,0 +1,51 @@
+"""Start-up: how long `fleetshell --help` and `fleetshell list` take beside Python itself and `import mcp`."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from support.relay import PROGRAM
+
+from bench.effort import Effort
+from bench.peers import make_home, make_key, need
+from bench.table import Part, Row
+
+IMPORT_MCP = 'python -c "import mcp"'
+PASS = "python -c pass"
+HELP, LIST = "fleetshell --help", "fleetshell list"
+ROWS = tuple(Row(what, peer, "ms", target) for what in (HELP, LIST) for peer, target in ((IMPORT_MCP, 1 / 8), (PASS, 6)))
+
+
+def measure(folder: Path, effort: Effort) -> dict[Row, tuple[float, float]]:
+    """Start the four in turn, so that all meet the same machine; medians are compared."""
+    need(module="mcp")
+    home = str(make_home(folder / "home", make_key(folder / "key"), "127.0.0.1", 22, "nobody").path)
+    commands = {
+        HELP: [*PROGRAM, "--help"],
+        LIST: [*PROGRAM, "--home", home, "list"],
+        PASS: [sys.executable, "-c", "pass"],
+        IMPORT_MCP: [sys.executable, "-c", "import mcp"],
+    }
+    for command in commands.values():
+        _milliseconds(command)  # so that compiled modules and disk caches are there for all
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(effort.starts):
+        for name, command in commands.items():
+            # `import mcp` takes a second or more: a third of the counts must do.
+            if name != IMPORT_MCP or number % 3 == 0:
+                times[name].append(_milliseconds(command))
+    effort.note("start-up, fastest: " + ", ".join(f"{name} {min(found):.0f} ms" for name, found in times.items()))
+    return {row: (statistics.median(times[row.what]), statistics.median(times[row.peer])) for row in ROWS}
+
+
+def _milliseconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60)
+    return (time.perf_counter() - started) * 1000
+
+
+PART = Part("startup", ROWS, measure)

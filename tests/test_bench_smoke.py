@@ -1,0 +1,82 @@
+"""The benchmark, run with tiny counts: it measures all that it promises, and takes no failure for a fast answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import mcp_part, peers, ssh_part, startup_part
+from bench.__main__ import measured
+from bench.effort import Effort, quick
+from bench.load import Job
+from bench.table import Line, Part, Row, render
+from support.relay import RelayProcess
+from support.sshd import KeyPair
+
+PROGRAM = Path(__file__).resolve().parent / "bench" / "__main__.py"
+FASTER = Row("calls", "them", "/s", 6, at_least=True)
+LEANER = Row("memory", "them", "MiB", 0.5)
+
+
+def bench(part: Part, file: Path, **settings: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Run one part as a user would; gives what was printed, and the rows of the JSON file."""
+    command = [sys.executable, str(PROGRAM), "--quick", "--only", part.name, "--json", str(file)]
+    run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, **settings)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout, json.loads(file.read_text())["rows"]
+
+
+@pytest.mark.parametrize("part", [mcp_part.PART, startup_part.PART, ssh_part.PART], ids=lambda part: part.name)
+def test_every_row_of_the_benchmark_is_measured_and_printed(part: Part, tmp_path: Path) -> None:
+    if part is not ssh_part.PART and not all(map(importlib.util.find_spec, ("mcp", "uvicorn"))):
+        pytest.skip("needs the Python SDK and uvicorn, which FleetShell is compared with")
+    if part is ssh_part.PART and not (shutil.which("ssh") and shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")):
+        pytest.skip("needs ssh and sshd")
+    printed, rows = bench(part, tmp_path / "bench.json")
+    assert [(row["what"], row["peer"], row["problem"]) for row in rows] == [(row.what, row.peer, "") for row in part.rows]
+    assert all(row["ours"] > 0 and row["theirs"] > 0 for row in rows)
+    table = printed.splitlines()
+    for row in part.rows:
+        assert any(line.startswith(row.what) and row.peer in line for line in table), printed
+    assert "Python 3." in table[-1]
+
+
+def test_without_a_peer_its_rows_say_why_they_were_skipped(tmp_path: Path) -> None:
+    printed, rows = bench(ssh_part.PART, tmp_path / "bench.json", env={"PATH": str(tmp_path)})
+    assert {row["problem"] for row in rows} == {"skipped: needs the program ssh"}
+    assert printed.count("skipped: needs the program ssh") == len(ssh_part.ROWS)
+
+
+def test_a_part_that_breaks_fails_its_rows_and_says_why_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    def breaks(folder: Path, effort: Effort) -> dict[Row, tuple[float, float]]:
+        raise OSError("no space left")
+
+    lines = measured(Part("broken", (FASTER, LEANER), breaks), quick())
+    assert [line.problem for line in lines] == ["FAILED: OSError"] * 2
+    assert "no space left" in capsys.readouterr().err
+
+
+def test_the_load_generator_does_not_count_errors_as_answers(relay_key: KeyPair, short_tmp: Path) -> None:
+    home = peers.make_home(short_tmp / "home", relay_key, "127.0.0.1", 22, "nobody")
+    locked = RelayProcess(home, "--no-tls")
+    try:
+        with pytest.raises(RuntimeError, match="does not do what it was asked.*totp_required"):
+            peers.load(Job(locked.port, "tools/call", {"name": "list_servers", "arguments": {}}, key=home.api_key, seconds=0.1))
+    finally:
+        assert locked.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "ours", "theirs", "met"),
+    [(FASTER, 600, 100, True), (FASTER, 599, 100, False), (LEANER, 35, 70, True), (LEANER, 36, 70, False)],
+)
+def test_a_target_is_met_from_its_limit_on(row: Row, ours: float, theirs: float, met: bool) -> None:
+    line = Line(row, ours, theirs)
+    assert line.met is met
+    assert render([line]).split()[-1] == ("yes" if met else "NO")
