@@ -23,7 +23,7 @@ from fleetshell_tools.core.errors import AuthenticationRequired, ConfigError, Fl
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.servers import Inventory
 from fleetshell_tools.core.tool import Tool
-from fleetshell_tools.core.types import Caller, Principal
+from fleetshell_tools.core.types import Caller, Cancellation, Principal
 from fleetshell_tools.core.version import __version__
 from fleetshell_tools.core.words import nearest
 from fleetshell_tools.fleet import keys
@@ -174,6 +174,7 @@ class Relay:
         address = (host or http.host, http.port if port is None else port)
         self.http = HttpServer(address, self._gateway, ssl_context=context, limits=limits, log=log)
         self._stopping = threading.Event()
+        self._recovery = Cancellation()
 
     def _hosts(self, config: Config) -> HostNames:
         names = list(config.relay.http.allowed_hosts)
@@ -185,13 +186,16 @@ class Relay:
 
     def serve(self) -> None:
         """Serve until `stop` is called from another thread (or a signal handler)."""
-        housekeeping = threading.Thread(target=self._keep_house, name="housekeeping")
-        housekeeping.start()
+        threads = [threading.Thread(target=self._keep_house, name="housekeeping"), threading.Thread(target=self._recover, name="recovery")]
+        for thread in threads:
+            thread.start()
         try:
             self.http.serve_forever()
         finally:
             self._stopping.set()
-            housekeeping.join()
+            self._recovery.set("the relay is stopping")
+            for thread in threads:
+                thread.join()
             self.app.close()
 
     def stop(self, grace_seconds: float = 5.0) -> None:
@@ -235,6 +239,14 @@ class Relay:
             "disabled_servers": self.app.inventory.problems(),
             "certificate_ends": certificate,
         }
+
+    def _recover(self) -> None:
+        """End what an earlier relay that was killed has left on hosts, beside serving."""
+        try:
+            for sentence in self.app.fleet.end_what_was_left(self._recovery):
+                log.warning("%s", sentence)
+        except Exception:
+            log.exception("Looking for what an earlier relay had left failed; it is tried again at the next start.")
 
     def _keep_house(self) -> None:
         while not self._stopping.wait(30):
@@ -353,8 +365,15 @@ new_totp_secret = auth.new_secret
 
 
 def provisioning_uri(secret: str) -> str:
-    """The otpauth URI that authenticator apps scan."""
-    return auth.provisioning_uri(secret)
+    """The otpauth URI that authenticator apps scan.
+
+    Raises:
+        ConfigError: The secret is not base32.
+    """
+    try:
+        return auth.provisioning_uri(secret)
+    except ValueError:
+        raise _bad_secret() from None
 
 
 def check_code(secret: str, code: str) -> int | None:
@@ -367,8 +386,12 @@ def check_code(secret: str, code: str) -> int | None:
     try:
         step = auth.matching_step(secret, code, now)
     except ValueError:
-        raise ConfigError("mfa.totp_secret in config.yaml is not base32 of a whole length. Remove the line and run `fleetshell auth setup`.") from None
+        raise _bad_secret() from None
     return None if step is None else step - int(now) // auth.STEP
+
+
+def _bad_secret() -> ConfigError:
+    return ConfigError("mfa.totp_secret in config.yaml is not base32 of a whole length. Remove the line and run `fleetshell auth setup`.")
 
 
 def auth_state(home: Home) -> AuthState:

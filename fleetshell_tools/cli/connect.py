@@ -178,7 +178,9 @@ def _code(target: _Target) -> dict[str, Any]:
 def _copying(target: _Target, system: _System, wanted: str | None) -> str:
     user = pwd.getpwuid(os.geteuid()).pw_name
     source = shlex.quote(f"{user}@{target.url_host}:{target.certificate}")
-    return f"Copy the relay's certificate (it is no secret); in a terminal on the client's machine:\n\n   scp {source} {_typed(system, wanted)}"
+    to = _typed(system, wanted)
+    hint = ", your user name there in place of YOU" if "YOU" in to else ""
+    return f"Copy the relay's certificate (it is no secret); in a terminal on the client's machine{hint}:\n\n   scp {source} {to}"
 
 
 def _typed(system: _System, wanted: str | None) -> str:

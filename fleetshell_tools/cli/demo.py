@@ -244,7 +244,9 @@ class Demo:
         self.story.step("Everything keeps running, for a client of yours")
         totp.show_secret(self.home.config().mfa.totp_secret)
         print()
-        # The client runs on this machine too, so it needs no copy of the certificate.
+        self.story.say(
+            "For a client on this machine, which can read the certificate where it is: there is nothing to copy."
+        )
         certificate = self.home.file(self.home.config().relay.http.cert_file)
         print(self._fleetshell("connect-info", "--host", "127.0.0.1", "--cert", str(certificate), lines=0).strip())
         print("\nThe servers and the relay run until you press Ctrl-C here; then everything is removed.", flush=True)

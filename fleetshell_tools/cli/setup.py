@@ -91,7 +91,12 @@ class _Report:
         return [name for state, name, _ in self.items if state in states]
 
     def __str__(self) -> str:
-        return "\n".join(f"  {state:<10}{name}{f' ({remark})' if remark else ''}" for state, name, remark in self.items)
+        folders: dict[str, list[str]] = {}
+        for state, name, _ in self.items:
+            if name.endswith("/"):
+                folders.setdefault(state, []).append(name)
+        lines = [(state, " ".join(names), "") for state, names in folders.items()] + [item for item in self.items if not item[1].endswith("/")]
+        return "\n".join(f"  {state:<10}{name}{f' ({remark})' if remark else ''}" for state, name, remark in lines)
 
 
 @command(
@@ -143,12 +148,8 @@ def _folders(home: Home, report: _Report) -> None:
         if not home.path.is_dir():
             raise ConfigError(f"{home.path} is no folder, so it can't be FleetShell's home. Move it away, or name another home with --home.")
         home.check()
-    created = {name: storage.make_folder(home.path / name) for name in FOLDERS}
-    for state, new in (("created", True), ("kept", False)):
-        names = [f"{name}/" for name in FOLDERS if created[name] is new]
-        if names:
-            report.add(state, " ".join(names))
-    home.check()
+    for name in FOLDERS:
+        report.add("created" if storage.make_folder(home.path / name) else "kept", f"{name}/")
 
 
 def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, str]:

@@ -136,6 +136,19 @@ class AuditLog:
             raise AuditUnavailable(error.message) from error
         return seq
 
+    def sync(self) -> None:
+        """Return only once everything that was recorded is on disk.
+
+        Raises:
+            AuditUnavailable: It can't be made durable.
+        """
+        with self._lock:
+            ticket = self._appended
+        try:
+            self._commit_through(ticket)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
     def close(self) -> None:
         """Make everything durable and close the files; a later record opens them again.
 

@@ -100,9 +100,10 @@ class Security:
 @dataclass(frozen=True)
 class Ssh:
     connect_timeout: int = option(10, "Seconds to wait for a connection, login included.", low=1, high=300)
-    max_parallel: int = option(32, "Servers that one call works on at once.", low=1, high=1024)
+    max_parallel: int = option(256, "Servers that one call works on at once.", low=1, high=1024)
     max_starting: int = option(32, "Connections that start at once.", low=1, high=256)
     sessions_per_server: int = option(8, "Commands at once on one server; more wait in a queue.", low=1, high=64)
+    max_connections: int = option(512, "SSH connections at once; beyond it the one that was idle longest is closed.", low=1, high=65536)
     idle_seconds: int = option(600, "An SSH connection without work for this long is closed.", low=5, high=86400)
     alive_interval: int = option(
         15, "Seconds between keep-alive messages; three unanswered ones end a connection.", low=1, high=3600

@@ -122,7 +122,8 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
             client.settimeout(ANSWER_SECONDS)
             with _short(path) as name:
                 client.connect(name)
-            _send(client, request)
+            with contextlib.suppress(BrokenPipeError):  # refused before it was read; the answer says why
+                _send(client, request)
             line = _receive(client)
     except (FileNotFoundError, ConnectionRefusedError):
         return None

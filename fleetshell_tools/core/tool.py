@@ -185,6 +185,9 @@ def tool(
 
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
     description, rules = "", []
+    if typing.get_origin(hint) is typing.Union:
+        # Python 3.10 makes `Annotated[…] = None` an Optional around the annotation.
+        hint = next((arg for arg in typing.get_args(hint) if typing.get_origin(arg) is typing.Annotated), hint)
     if typing.get_origin(hint) is typing.Annotated:
         hint, *extras = typing.get_args(hint)
         for extra in extras:

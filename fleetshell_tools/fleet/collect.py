@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fleetshell_tools.core.types import Captured
 
 
@@ -36,26 +38,28 @@ class HeadTail:
 
 
 class Marked:
-    """Finds our marker line `NONCE WORD` at the start of a command's stdout and passes on what follows it.
+    """Finds our marker line `NONCE WORDS` at the start of a command's stdout and passes on what follows it.
 
     What comes before the marker was printed by the login shell's start-up files and is dropped.
 
     Args:
         nonce: The marker's first word, unguessable and new for each command.
         sink: Takes the command's own output.
+        on_marker: Told of the words, once they have come.
     """
 
     SEARCH_LIMIT = 256 * 1024
 
-    def __init__(self, nonce: str, sink: HeadTail) -> None:
+    def __init__(self, nonce: str, sink: HeadTail, on_marker: Callable[[str], None] = lambda words: None) -> None:
         self._nonce = nonce.encode() + b" "
         self._sink = sink
+        self._on_marker = on_marker
         self._waiting: bytearray | None = bytearray()
-        self.word = ""
+        self.words = ""
 
     @property
     def found(self) -> bool:
-        return bool(self.word)
+        return bool(self.words)
 
     def feed(self, data: bytes) -> None:
         if self._waiting is None:
@@ -65,7 +69,8 @@ class Marked:
         start = self._waiting.find(self._nonce)
         end = self._waiting.find(b"\n", start) if start >= 0 else -1
         if end >= 0:
-            self.word = self._waiting[start + len(self._nonce) : end].decode("ascii", "replace").strip()
+            self.words = self._waiting[start + len(self._nonce) : end].decode("ascii", "replace").strip()
+            self._on_marker(self.words)
             rest, self._waiting = bytes(self._waiting[end + 1 :]), None
             if rest:
                 self._sink.feed(rest)

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fleetshell_tools.fleet.hostkeys import HostKeys
 from fleetshell_tools.fleet.identity import Identity
 from fleetshell_tools.fleet.keys import require
 from fleetshell_tools.fleet.remote import Probe
+from fleetshell_tools.fleet.slots import Slots
 from fleetshell_tools.fleet.transport import Limits, Transport, environment
 
 PER_ADDRESS = 8
@@ -33,10 +35,11 @@ class Connection:
     """A control master, or the place where one will be."""
 
     identity: Identity
-    slots: threading.BoundedSemaphore
+    slots: Slots
     lock: threading.Lock = field(default_factory=threading.Lock)
     probe: Probe | None = None
     since: float = 0.0
+    used: float = 0.0
     last_error: str = ""
 
     @property
@@ -52,14 +55,20 @@ class Connections:
         transport: Runs the probe.
         max_starting: Logins at once in all.
         sessions_per_server: Commands at once over one connection; more wait.
+        max_connections: Connections at once; beyond it the one that was idle longest is closed.
     """
 
-    def __init__(self, folder: Path, transport: Transport, host_keys: HostKeys, *, max_starting: int, sessions_per_server: int) -> None:
+    def __init__(
+        self, folder: Path, transport: Transport, host_keys: HostKeys, *, max_starting: int, sessions_per_server: int, max_connections: int
+    ) -> None:
         self._folder = folder
         self._transport = transport
         self._host_keys = host_keys
         self._sessions = sessions_per_server
+        self._max_starting = max_starting
+        self._max_connections = max_connections
         self._starting = threading.BoundedSemaphore(max_starting)
+        self._pool: ThreadPoolExecutor | None = None
         self._per_address: dict[str, threading.BoundedSemaphore] = {}
         self._connections: dict[str, Connection] = {}
         self._lock = threading.Lock()
@@ -72,7 +81,7 @@ class Connections:
                 raise FleetShellError("The relay is stopping; nothing new is started.")
             found = self._connections.get(identity.name)
             if found is None:
-                found = Connection(identity, threading.BoundedSemaphore(self._sessions))
+                found = Connection(identity, Slots(self._sessions))
                 self._connections[identity.name] = found
             return found
 
@@ -100,11 +109,13 @@ class Connections:
             TimedOut, Cancelled: Before there was a connection.
         """
         connection = self.of(identity)
-        if connection.since and self._socket(identity).exists():
+        connection.used = time.monotonic()
+        if self.is_open(identity):
             return connection
         with taken(connection.lock, deadline, cancelled):
-            if connection.since and self._socket(identity).exists():
+            if self.is_open(identity):
                 return connection
+            self._make_room(identity)
             try:
                 self._start(connection, deadline, cancelled)
             except Unreachable as error:
@@ -113,6 +124,32 @@ class Connections:
             connection.last_error = ""
             connection.since = time.time()
         return connection
+
+    def is_open(self, identity: Identity) -> bool:
+        """Whether there is a connection, as far as can be told without using it."""
+        connection = self._connections.get(identity.name)
+        return connection is not None and connection.since > 0 and self._socket(identity).exists()
+
+    def in_background(self, function: Callable[[], None]) -> None:
+        """Run a function that may connect in another thread; as many at once as connections may start at once."""
+        with self._lock:
+            if self._closed:
+                raise FleetShellError("The relay is stopping; nothing new is started.")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._max_starting, thread_name_prefix="connect")
+            self._pool.submit(function)
+
+    def _make_room(self, identity: Identity) -> None:
+        """At the cap, close the connection that was used least recently of those without work."""
+        with self._lock:
+            live = [other for other in self._connections.values() if other.since and self._socket(other.identity).exists()]
+            serving = {other.identity.jump.name for other in live if other.identity.jump} | {identity.jump.name if identity.jump else ""}
+            idle = sorted((other for other in live if other.slots.idle and other.name not in serving), key=lambda other: other.used)
+            over = idle[: max(len(live) + 1 - self._max_connections, 0)]
+            for other in over:
+                other.since = 0.0
+        for other in over:
+            self._exit(other.name)
 
     @contextlib.contextmanager
     def admitted(self, identity: Identity, deadline: float, cancelled: Cancellation) -> Iterator[None]:
@@ -135,7 +172,9 @@ class Connections:
         """End every master that belongs to us."""
         with self._lock:
             self._closed = True
-            names = list(self._connections)
+            names, pool = list(self._connections), self._pool
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
         for name in names:
             self._exit(name)
         for name in names:

@@ -1,19 +1,18 @@
-"""The one road to a server: guard, audit, connection, run, and what is left ended."""
+"""The one road to a server: implements `core.types.Fleet` over OpenSSH."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
-from fleetshell_tools.core.errors import BadArgument, Blocked, FleetShellError, Unreachable
+from fleetshell_tools.core.errors import BadArgument, Cancelled, FleetShellError
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.text import decode, one_line
@@ -21,7 +20,6 @@ from fleetshell_tools.core.types import (
     Act,
     Caller,
     Cancellation,
-    Captured,
     Completed,
     ConnectionState,
     HostResult,
@@ -29,18 +27,21 @@ from fleetshell_tools.core.types import (
     Verdict,
 )
 from fleetshell_tools.fleet import remote
-from fleetshell_tools.fleet.connections import Connection, Connections, taken
+from fleetshell_tools.fleet.connections import Connections
+from fleetshell_tools.fleet.errand import Errand, Road
 from fleetshell_tools.fleet.guard import Guard
 from fleetshell_tools.fleet.hostkeys import HostKey, HostKeys
 from fleetshell_tools.fleet.identity import Identities, Identity
-from fleetshell_tools.fleet.remote import Wire
-from fleetshell_tools.fleet.transport import Ended, Limits, SshTransport
+from fleetshell_tools.fleet.mux import Loop, MuxTransport
+from fleetshell_tools.fleet.started import Left, Started
+from fleetshell_tools.fleet.transport import Limits
 
-STOP_SECONDS = 10
+RECOVERY_SECONDS = 30.0
+"""How long ending what was left on one host may take, connecting included."""
 
 
 class SshFleet:
-    """Implements `core.types.Fleet` over OpenSSH.
+    """Guard, audit, connection, run, and what is left ended: see `core.types.Fleet`.
 
     Args:
         folder: Where control sockets go: `run/` for the relay, a folder of its own for a CLI command.
@@ -51,13 +52,15 @@ class SshFleet:
         self._inventory = inventory
         self._audit = audit
         self._folder = folder
-        self._transport = SshTransport(folder)
+        self.transport = MuxTransport(folder)
         self._identities = Identities(home, folder, config, inventory)
         self.host_keys = HostKeys(home, folder, self._record_first)
         self.connections = Connections(
-            folder, self._transport, self.host_keys,
-            max_starting=config.ssh.max_starting, sessions_per_server=config.ssh.sessions_per_server,
+            folder, self.transport, self.host_keys, max_starting=config.ssh.max_starting,
+            sessions_per_server=config.ssh.sessions_per_server, max_connections=config.ssh.max_connections,
         )  # fmt: skip
+        self._started = Started(folder / "started")
+        self._left = self._started.left()
         self._guard = make_guard(config)
 
     def reconfigure(self, config: Config, inventory: Inventory, home: Home) -> None:
@@ -69,6 +72,7 @@ class SshFleet:
     def close(self) -> None:
         """End every connection."""
         self.connections.close()
+        self.transport.close()
 
     def identity(self, server: Server) -> Identity:
         return self._identities.of(server)
@@ -85,103 +89,14 @@ class SshFleet:
     def run(
         self, caller: Caller, server: Server, act: Act, *, timeout: float, cancelled: Cancellation, progress: Progress
     ) -> Completed:
-        started = time.monotonic()
-        record = _Record(self._audit, caller, server, act)
         verdict = self._judge(server, act)
-        if not verdict.allowed:
-            record.outcome("blocked", verdict=f"blocked:{verdict.kind}:{verdict.rule}", resolved=list(verdict.argv))
-            raise Blocked(verdict.reason)
-        record.intent()
-        try:
-            completed = self._execute(server, act, started + timeout, started, cancelled, progress)
-        except FleetShellError as error:
-            record.outcome("failed", success=False, duration_ms=_ms(started), reason=error.reason, error=error.message)
-            raise
-        except BaseException:
-            record.outcome("failed", success=False, duration_ms=_ms(started), reason="internal")
-            raise
-        event = "cancelled" if completed.cancelled else "timed_out" if completed.timed_out else "finished"
-        record.outcome(
-            event, exit_code=completed.exit_code, success=completed.exit_code == 0, duration_ms=completed.duration_ms,
-            **({"signal": completed.signal} if completed.signal else {}), **({"stopped": completed.stopped} if completed.stopped else {}),
-        )  # fmt: skip
-        return completed
-
-    def _record_first(self, server_id: str, keys: list[HostKey]) -> None:
-        self._audit.record("host_key_pinned", durable=True, server_id=server_id, keys=[key.fingerprint for key in keys])
-
-    def _judge(self, server: Server, act: Act) -> Verdict:
-        most = self._config.security.max_command_length
-        if len(act.command) > most:
-            raise BadArgument(
-                f"The command has {len(act.command):,} characters; at most {most:,} are allowed (security.max_command_length). "
-                f"Put long scripts into `stdin` of `sh`, or split the work."
-            )
-        return self._guard.judge(act if act.login_user else _with_user(act, self._inventory.user(server)))
-
-    def _execute(
-        self, server: Server, act: Act, deadline: float, started: float, cancelled: Cancellation, progress: Progress
-    ) -> Completed:
-        """Connect and run; made twice at most, and only where nothing had started."""
-        identity = self._identities.of(server)
-        limits = Limits(keep=self._config.security.max_output_bytes, drain=self._config.security.max_drain_bytes)
-        for last in (False, True):
-            connection = self.connections.open(identity, deadline, cancelled)
-            assert connection.probe is not None
-            wire = remote.wrap(
-                connection.probe, act.command, stdin=act.stdin, environment=act.environment, folder=act.working_directory
-            )
-            with taken(connection.slots, deadline, cancelled):
-                ended = self._transport.run(
-                    identity.name, wire.command, nonce=wire.nonce, stdin=wire.stdin, limits=limits, deadline=deadline,
-                    cancelled=cancelled, on_output=_last_line(progress),
-                )  # fmt: skip
-            if ended.why == "no_master":
-                self.connections.lost(connection)
-                if not last:
-                    continue
-            break
-        return self._completed(server, act, connection, wire, ended, started)
-
-    def _completed(
-        self, server: Server, act: Act, connection: Connection, wire: Wire, ended: Ended, started: float
-    ) -> Completed:
-        seen = _seen(ended)
-        if ended.why in ("no_master", "refused"):
-            what = "opens no more sessions (MaxSessions)" if ended.why == "refused" else "closed the connection"
-            raise Unreachable(f"{server.id} {what}; the command did not start. Try again.", step="lost", seen=seen)
-        if ended.why == "lost":
-            self.connections.lost(connection)
-            raise Unreachable(
-                f"The connection to {server.id} was lost while the command ran; it may still run there (process group "
-                f"{ended.marker}), have done its work, or part of it. Look before you run it again.",
-                step="lost", seen=seen,
-            )  # fmt: skip
-        if remote.folder_failed(wire, ended.stdout.head):
-            raise BadArgument(
-                f"The working directory {act.working_directory} can't be entered on {server.id}: {one_line(decode(ended.stderr.head))}"
-            )
-        if not ended.why:
-            return Completed(ended.exit_code, ended.stdout, ended.stderr, _ms(started))
-        stopped, left = self._stop(connection, ended)
-        if stopped == "unconfirmed" and left:
-            left = f" (process ids {left})"
-        return Completed(
-            None, ended.stdout, ended.stderr, _ms(started), timed_out=ended.why == "timeout", cancelled=ended.why == "cancelled",
-            stopped=stopped, why=ended.why + left,
-        )  # fmt: skip
-
-    def _stop(self, connection: Connection, ended: Ended) -> tuple[str, str]:
-        """End the remote process group of a command that we gave up on."""
-        if not ended.marker.isdigit():
-            return "unconfirmed", ""
-        deadline = time.monotonic() + STOP_SECONDS
-        nonce = "fs-stop"
-        end = self._transport.run(
-            connection.name, remote.stop_script(int(ended.marker)), nonce=nonce, stdin=b"", limits=Limits(8192, 1 << 20),
-            deadline=deadline, cancelled=Cancellation(),
-        )  # fmt: skip
-        return remote.parse_stop(decode(end.stdout.head))
+        errand = self._errand(caller, server, act, timeout, cancelled, _last_line(progress))
+        errand.admit(verdict, lambda: self._identities.of(server), durable=True)
+        self._drive([errand], 1, False, cancelled, lambda done: None)
+        if errand.error is not None:
+            raise errand.error
+        assert errand.completed is not None
+        return errand.completed
 
     def run_many(
         self,
@@ -195,67 +110,136 @@ class SshFleet:
         cancelled: Cancellation,
         progress: Progress,
     ) -> list[HostResult]:
-        failed = threading.Event()
-        done = _Counter(progress, len(servers))
-
-        def one(server: Server) -> HostResult:
-            if cancelled.is_set() or (stop_on_failure and failed.is_set()):
-                why = "the call was cancelled" if cancelled.is_set() else "another server failed (stop_on_failure)"
-                return HostResult(server.id, error=f"Not started: {why}.")
-            started = time.monotonic()
+        results: dict[int, HostResult] = {}
+        admitted: dict[Errand, int] = {}
+        for number, server in enumerate(servers):
+            verdict = self._judge(server, act)
+            errand = self._errand(caller, server, act, timeout, cancelled, None)
             try:
-                completed = self.run(caller, server, act, timeout=timeout, cancelled=cancelled, progress=lambda *_: None)
-                result = HostResult(server.id, completed, duration_ms=completed.duration_ms)
+                # The first makes sure that there is room for all; one sync for the rest follows.
+                errand.admit(verdict, lambda server=server: self._identities.of(server), durable=not admitted)  # type: ignore[misc]
+                admitted[errand] = number
             except FleetShellError as error:
-                result = HostResult(server.id, error=error.message, duration_ms=_ms(started))
-            if result.completed is None or result.completed.exit_code != 0:
-                failed.set()
-            done.one_more(server.id)
-            return result
+                results[number] = HostResult(server.id, error=error.message)
+        self._audit.sync()
+        count = len(results)
 
-        with ThreadPoolExecutor(min(max_parallel, max(len(servers), 1)), thread_name_prefix="fan-out") as pool:
-            return list(pool.map(one, servers))
+        def on_done(errand: Errand) -> None:
+            nonlocal count
+            count += 1
+            progress(count, len(servers), f"{errand.server.id} is done")
+
+        self._drive(list(admitted), max_parallel, stop_on_failure, cancelled, on_done)
+        for errand, number in admitted.items():
+            results[number] = _result(errand)
+        return [results[number] for number in range(len(servers))]
+
+    def end_what_was_left(self, cancelled: Cancellation) -> Iterator[str]:
+        """End the commands that a relay which was killed had left on hosts; gives a sentence for each.
+
+        What can't be reached stays on the list for the next start.
+        """
+        for left in self._left:
+            if cancelled.is_set():
+                return
+            yield self._end_left(left, cancelled)
+
+    def _end_left(self, left: Left, cancelled: Cancellation) -> str:
+        what = f"the command `{one_line(left.command, 80)}` (process group {left.group}) that a killed relay had left on {left.server_id}"
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        try:
+            connection = self.connections.open(self._identities.of(self._inventory.get(left.server_id)), deadline, cancelled)
+        except FleetShellError as error:
+            return f"Not ended, tried again at the next start: {what}: {error.message}"
+        script = remote.recover_script(left.group, left.start, left.boot)
+        ended = self.transport.run(
+            connection.name, script, nonce="fs-recover", stdin=b"", limits=Limits(8192, 1 << 20), deadline=deadline, cancelled=cancelled
+        )
+        said = decode(ended.stdout.head).split()
+        if ended.why or not said:
+            return f"Not ended, tried again at the next start: {what}: the host did not answer."
+        self._started.remove(left.nonce)
+        outcome = {"gone": "had ended by itself", "other": "had ended by itself", "stopped": "was ended"}.get(said[0], "could not be ended")
+        self._audit.record("orphan_ended", server_id=left.server_id, command=left.command, outcome=outcome, group=left.group)
+        return f"{what[0].upper()}{what[1:]} {outcome}."
+
+    def _errand(
+        self, caller: Caller, server: Server, act: Act, timeout: float, cancelled: Cancellation, on_output: Callable[[bytes], None] | None
+    ) -> Errand:
+        limits = Limits(keep=self._config.security.max_output_bytes, drain=self._config.security.max_drain_bytes)
+        road = Road(self._audit, self.connections, self._started, limits)
+        return Errand(road, caller, server, act, timeout=timeout, cancelled=cancelled, on_output=on_output)
+
+    def _judge(self, server: Server, act: Act) -> Verdict:
+        most = self._config.security.max_command_length
+        if len(act.command) > most:
+            raise BadArgument(
+                f"The command has {len(act.command):,} characters; at most {most:,} are allowed (security.max_command_length). "
+                f"Put long scripts into `stdin` of `sh`, or split the work."
+            )
+        return self._guard.judge(act if act.login_user else replace(act, login_user=self._inventory.user(server)))
+
+    def _record_first(self, server_id: str, keys: list[HostKey]) -> None:
+        self._audit.record("host_key_pinned", durable=True, server_id=server_id, keys=[key.fingerprint for key in keys])
+
+    def _drive(
+        self, errands: list[Errand], max_parallel: int, stop_on_failure: bool, cancelled: Cancellation, on_done: Callable[[Errand], None]
+    ) -> None:
+        """Run admitted errands to their ends: all in one loop, new connections made beside it."""
+        with self.transport.loop() as loop:
+            _Drive(loop, self.connections, errands, max_parallel, stop_on_failure, on_done).run(cancelled)
 
 
-class _Record:
-    """Writes the audit records of one act: an intent that is on disk before anything runs, and one outcome."""
+class _Drive:
+    """At most `max_parallel` errands at once in one loop."""
 
-    def __init__(self, audit: AuditLog, caller: Caller, server: Server, act: Act) -> None:
-        self._audit = audit
-        self._fields: dict[str, Any] = {
-            "server_id": server.id, "command": act.command, "tool": caller.tool, "principal": caller.principal.key_id,
-            "client": caller.client, "session": caller.session,
-        }  # fmt: skip
-        if act.environment:
-            self._fields["environment"] = sorted(act.environment)
-        if act.stdin:
-            self._fields["stdin_bytes"] = len(act.stdin)
-        if act.working_directory:
-            self._fields["working_directory"] = act.working_directory
-        self._intent: int | None = None
+    def __init__(
+        self, loop: Loop, connections: Connections, errands: list[Errand], max_parallel: int, stop_on_failure: bool,
+        on_done: Callable[[Errand], None],
+    ) -> None:  # fmt: skip
+        self._loop = loop
+        self._connections = connections
+        self._waiting = deque(errands)
+        self._single = len(errands) == 1
+        self._running: set[Errand] = set()
+        self._max_parallel = max_parallel
+        self._stop_on_failure = stop_on_failure
+        self._on_done = on_done
 
-    def intent(self) -> None:
-        self._intent = self._audit.record("started", durable=True, verdict="allowed", **self._fields)
+    def run(self, cancelled: Cancellation) -> None:
+        self._start_more()
+        self._loop.run(lambda: bool(self._running or self._waiting), cancelled, self._cancel)
 
-    def outcome(self, event: str, *, verdict: str = "allowed", **more: Any) -> None:
-        if self._intent is not None:
-            more["intent"] = self._intent
-        self._audit.record(event, verdict=verdict, **self._fields, **more)
+    def _start_more(self) -> None:
+        while self._waiting and len(self._running) < self._max_parallel:
+            errand = self._waiting.popleft()
+            self._running.add(errand)
+            errand.start()
+            if errand.warm or self._single:
+                errand.connect()
+                errand.run_in(self._loop, self._done)
+            else:
+                self._connections.in_background(lambda errand=errand: self._connect(errand))  # type: ignore[misc]
 
+    def _connect(self, errand: Errand) -> None:
+        errand.connect()
+        self._loop.call(lambda: errand.run_in(self._loop, self._done))
 
-class _Counter:
-    """Counts servers that are done and reports each."""
+    def _done(self, errand: Errand) -> None:
+        self._running.discard(errand)
+        self._on_done(errand)
+        if self._stop_on_failure and errand.failed:
+            self._skip("another server failed (stop_on_failure)")
+        self._start_more()
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self._lock = threading.Lock()
+    def _cancel(self) -> None:
+        self._skip("the call was cancelled")
+        for errand in list(self._running):
+            errand.give_up()
 
-    def one_more(self, server_id: str) -> None:
-        with self._lock:
-            self._done += 1
-            self._progress(self._done, self._total, f"{server_id} is done")
+    def _skip(self, why: str) -> None:
+        while self._waiting:
+            self._waiting.popleft().skip(Cancelled(f"Not started: {why}."))
 
 
 def make_guard(config: Config) -> Guard:
@@ -276,19 +260,12 @@ def private_folder(home: Home) -> Path:
     return folder
 
 
-def _with_user(act: Act, user: str | None) -> Act:
-    return Act(act.command, act.stdin, act.environment, act.working_directory, user)
-
-
-def _ms(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)
-
-
-def _seen(ended: Ended) -> str:
-    def part(captured: Captured) -> str:
-        return decode(captured.head[:2000] + captured.tail[-2000:]).strip()
-
-    return "\n".join(text for text in (part(ended.stdout), part(ended.stderr)) if text)
+def _result(errand: Errand) -> HostResult:
+    if errand.error is None:
+        return HostResult(errand.server.id, errand.completed, duration_ms=errand.duration_ms)
+    if not isinstance(errand.error, FleetShellError):
+        raise errand.error
+    return HostResult(errand.server.id, error=errand.error.message, duration_ms=errand.duration_ms)
 
 
 def _last_line(progress: Progress) -> Callable[[bytes], None]:

@@ -20,6 +20,12 @@ POSIX_SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "ksh93", "m
 OTHER_SHELLS = frozenset({"fish", "tcsh", "csh", "elvish", "nu", "xonsh", "pwsh"})
 """Shells that can at least run `exec sh -c '…'`, or that a probe shows can't."""
 
+_ANNOUNCE = "{{ IFS= read -r FS_STAT </proc/$$/stat; }} 2>/dev/null; echo {nonce} $$ ${{FS_STAT##*) }}; unset FS_STAT"
+"""Prints the process group and, from /proc and without a process of its own, what identifies it: its start time."""
+
+_START_FIELD = 19
+"""Where the start time stands among the fields of /proc/PID/stat behind the name (proc(5): field 22)."""
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -34,10 +40,11 @@ class Wire:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one short look at a host told."""
+    """What one short look at a host told; `boot` is the id of its current boot, "" where it has none."""
 
     shell: str
     system: str
+    boot: str = ""
 
     @property
     def posix(self) -> bool:
@@ -55,7 +62,7 @@ def wrap(probe: Probe, command: str, *, stdin: bytes | None, environment: Mappin
     if "\0" in command or "\0" in (folder or ""):
         raise BadArgument("The command holds a NUL character, which no shell can take.")
     nonce = f"fs-{secrets.token_hex(12)}"
-    lines = [f"echo {nonce} $$"]
+    lines = [_ANNOUNCE.format(nonce=nonce)]
     data = stdin or b""
     if environment:
         lines.append('IFS= read -r FLEETSHELL_ENV && eval "$(printf %s "$FLEETSHELL_ENV" | base64 -d)"; unset FLEETSHELL_ENV')
@@ -105,14 +112,28 @@ def shell_free(script: str) -> str:
 
 
 def probe_script(nonce: str) -> str:
-    """One line `NONCE shell system` from any shell that can start `sh`; `$SHELL` is set by sshd to the login shell."""
-    return f"exec sh -c 's=${{SHELL:-/bin/sh}}; echo {nonce} ${{s##*/}} `uname -s 2>/dev/null || echo unknown`'"
+    """One line `NONCE shell system boot` from any shell that can start `sh`; `$SHELL` is set by sshd to the login shell."""
+    return (
+        f"exec sh -c 's=${{SHELL:-/bin/sh}}; b=; {{ read b </proc/sys/kernel/random/boot_id; }} 2>/dev/null; "
+        f"echo {nonce} ${{s##*/}} `uname -s 2>/dev/null || echo unknown` $b'"
+    )
 
 
 def parse_probe(nonce: str, stdout: str) -> Probe | None:
     """The probe's answer, or None where the host did not run our line as a shell command."""
-    match = re.search(rf"{nonce} (\S*) (\S+)", stdout)
-    return Probe(match[1] or "sh", match[2]) if match else None
+    match = re.search(rf"{nonce} (\S+) (\S+) ?(\S*)", stdout)
+    return Probe(match[1], match[2], match[3]) if match else None
+
+
+def group_of(marker: str) -> int:
+    """The remote process group from our marker's words."""
+    return int(marker.split()[0])
+
+
+def start_of(marker: str) -> str:
+    """The start time of the group's leader, in clock ticks since boot; "" where the host does not say."""
+    words = marker.split()[1:]
+    return words[_START_FIELD] if len(words) > _START_FIELD else ""
 
 
 _STOP = """
@@ -147,6 +168,24 @@ def stop_script(group: int) -> str:
         group: The process group's id, which is also the session's.
     """
     return shell_free(_STOP % group)
+
+
+_RECOVER = """
+IFS= read -r b </proc/sys/kernel/random/boot_id
+IFS= read -r s </proc/%(group)d/stat || { echo gone; exit; }
+set -- ${s##*) }
+shift 19
+[ "$b" = %(boot)s ] && [ "$1" = %(start)s ] || { echo other; exit; }
+"""
+
+
+def recover_script(group: int, start: str, boot: str) -> str:
+    """A script that ends a process group only if it is the one that was started: same boot, same start time.
+
+    Prints `gone`, `other`, or what `stop_script` prints.
+    """
+    check = _RECOVER % {"group": group, "boot": shlex.quote(boot), "start": shlex.quote(start)}
+    return shell_free(check + _STOP % group)
 
 
 def parse_stop(stdout: str) -> tuple[str, str]:

@@ -37,8 +37,9 @@ class Ended:
     """How a command over a master ended.
 
     `why` is "" (it ended by itself), "timeout", "cancelled", "flood", "refused" (the host opened no session),
-    "no_master" (the master is gone and nothing ran) or "lost" (the connection broke). `marker` is what followed our
-    nonce: the remote process group, or the name of a step that failed; "" where the command never started.
+    "no_master" (the master is gone and nothing ran), "lost" (the connection broke), "signal" (a signal ended it), "failed"
+    (no session was opened) or "version" (the master speaks another protocol). `marker` is what followed our nonce,
+    beginning with the remote process group; "" where the command never started.
     """
 
     why: str
@@ -123,7 +124,7 @@ class SshTransport:
             why = self._why_255(name, marked.found, err.captured())
         if why:
             code = None
-        return Ended(why, code, out.captured(), err.captured(), marked.word)
+        return Ended(why, code, out.captured(), err.captured(), marked.words)
 
     def _why_255(self, name: str, started: bool, stderr: Captured) -> str:
         """255 is ssh's own failure, or the command's exit code: tell them apart."""

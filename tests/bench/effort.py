@@ -30,7 +30,7 @@ class Effort:
 
 
 def full() -> Effort:
-    return Effort(rounds=3, seconds=1.5, warm_up=0.3, starts=15, commands=100)
+    return Effort(rounds=3, seconds=1.5, warm_up=0.3, starts=15, commands=600)
 
 
 def quick() -> Effort:

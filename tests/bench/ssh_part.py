@@ -6,7 +6,6 @@ import contextlib
 import resource
 import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,15 @@ from support.sshd import Sshd
 
 from bench.effort import Effort
 from bench.load import Job, Report
-from bench.peers import SERVERS, cpu_seconds, load, make_home, make_key, need, relay, sshd
+from bench.peers import SERVERS, cpu_seconds, load, make_home, make_key, need, relay, seconds, sshd
 from bench.table import Part, Row
 
 WARM = Row("execute_command `true`, warm, MCP over TLS, p50", "ssh -S, p50", "ms", 0.45)
 COLD = Row("execute_command `true`, warm, MCP over TLS, p50", "ssh, no master, p50", "ms")
 CPU = Row("execute_command `true`, warm, CPU per command", "ssh -S", "ms", 0.1)
 ROWS = (WARM, COLD, CPU)
-LOGINS = 10
-"""A login takes a hundred times as long as a command, so there are fewer of them."""
+COMMANDS_PER_LOGIN = 20
+"""A login takes fifty times as long as a command, so there are fewer of them."""
 
 
 def measure(folder: Path, effort: Effort) -> dict[Row, tuple[float, float]]:
@@ -52,7 +51,7 @@ def measure(folder: Path, effort: Effort) -> dict[Row, tuple[float, float]]:
             times = _ssh(warm, max(effort.commands // 3, 1))
             their_cpu += (_children() - before) / len(times)
             peers += times
-            logins += _ssh(cold, max(effort.commands // LOGINS // 3, 1))
+            logins += _ssh(cold, max(effort.commands // COMMANDS_PER_LOGIN // 3, 1))
     ours_ms, warm_ms, cold_ms = (statistics.median(times) * 1000 for times in (ours, peers, logins))
     return {WARM: (ours_ms, warm_ms), COLD: (ours_ms, cold_ms), CPU: (our_cpu / 3 * 1000, their_cpu / 3 * 1000)}
 
@@ -64,12 +63,7 @@ def _ours(home: RelayHome, process: RelayProcess, count: int) -> Report:
 
 def _ssh(command: list[str], count: int) -> list[float]:
     """The seconds that each of `count` runs took."""
-    times = []
-    for _ in range(count):
-        started = time.perf_counter()
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30)
-        times.append(time.perf_counter() - started)
-    return times
+    return [seconds(command) for _ in range(count)]
 
 
 def _children() -> float:

@@ -97,8 +97,8 @@ def assert_all_steps(output: str) -> None:
     for step in STEPS:
         position = output.find(step, position)
         assert position >= 0, f"{step!r} is missing, or in the wrong place: {output}"
-    numbers = re.findall(r"^ ?(\d+)\. ", output, re.MULTILINE)
-    assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+    numbers = re.findall(r"^( \d|\d\d)\. ", output, re.MULTILINE)
+    assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
     assert f"Demo finished: {len(numbers)} steps, everything is cleaned up." in output
 
 
@@ -110,8 +110,16 @@ def test_the_demo_leads_from_a_refused_call_to_a_verified_audit_log_and_leaves_n
     assert "\x1b" not in run.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("moment", ["FleetShell's demo", "add-server", "listening on", "Successfully authenticated"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("FleetShell's demo", signal.SIGINT),
+        ("add-server", signal.SIGINT),
+        ("listening on", signal.SIGTERM),
+        ("Successfully authenticated", signal.SIGINT),
+        ("Successfully authenticated", signal.SIGHUP),
+    ],
+)
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     run = Run(tmp_path / "scratch")
     run.read_until(moment)
@@ -339,3 +347,62 @@ def test_an_account_without_a_shell_is_refused(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: account)
     with pytest.raises(FleetShellError, match=r"the account's shell is /usr/sbin/nologin"):
         demo_servers.start(PROFILES[0], tmp_path / "server", Isolation([]), lambda: None)
+
+
+# The set-up that `make demo` and `make test` share.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with an environment in place, whose Python only says what it is asked to do."""
+    find_sshd()
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    for name in (".ci/setup", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("pip", "python"):
+        (tmp_path / ".venv" / "bin" / name).write_text('#!/bin/sh\necho "$0 $*"\n')
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    return tmp_path
+
+
+def set_up(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**{name: value for name, value in os.environ.items() if name not in ("CI", "PYTHON")}, **environment}
+    return subprocess.run(
+        [checkout / ".ci" / "setup", *arguments], env=variables, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_set_up_installs_once_and_again_when_the_requirements_change(checkout: Path) -> None:
+    ran = set_up(checkout, "run")
+    assert ran.returncode == 0, ran.stderr
+    assert "-m pip install --disable-pip-version-check -e .\n" in ran.stdout
+    again = set_up(checkout, "run")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    with open(checkout / "pyproject.toml", "a") as file:
+        file.write("# changed\n")
+    assert "pip install" in set_up(checkout, "run").stdout
+
+
+def test_a_set_up_that_failed_is_tried_again(checkout: Path) -> None:
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho 3; test "$1" = -c\n')
+    ran = set_up(checkout, "run")
+    assert ran.returncode == 1
+    assert "pip could not install the packages" in ran.stderr
+    python.write_text('#!/bin/sh\necho "$*"\n')
+    assert "pip install" in set_up(checkout, "run").stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["all"]])
+def test_the_set_up_says_how_it_is_used(checkout: Path, arguments: list[str]) -> None:
+    ran = set_up(checkout, *arguments)
+    assert (ran.returncode, ran.stderr) == (2, "usage: .ci/setup run|dev\n")
+
+
+def test_the_set_up_names_a_python_that_is_none(checkout: Path) -> None:
+    ran = set_up(checkout, "run", PYTHON="/bin/false")
+    assert ran.returncode == 1
+    assert "/bin/false (from PYTHON) is not a Python of version 3.10 or newer" in ran.stderr

@@ -199,7 +199,7 @@ def test_garbage_is_answered_and_the_next_request_works(server: control.ControlS
 
 def test_a_line_without_an_end_is_refused_at_a_megabyte(server: control.ControlServer, path: Path) -> None:
     assert raw(path, b"x" * control.MAX_LINE) == {"error": UNKNOWN}
-    with pytest.raises(FleetShellError, match="not one that this relay knows|did not answer"):
+    with pytest.raises(FleetShellError, match="not one that this relay knows"):
         control.ask(path, {"do": "echo", "text": "x" * (2 * control.MAX_LINE)})
     assert control.ask(path, {"do": "echo", "text": "x"}) == {"echo": "x"}
 

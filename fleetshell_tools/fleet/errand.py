@@ -1,0 +1,297 @@
+"""One act on one server, from the guard to the outcome in the audit log, as a chain of steps in a mux loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fleetshell_tools.core.audit import AuditLog
+from fleetshell_tools.core.errors import BadArgument, Blocked, Cancelled, FleetShellError, TimedOut, Unreachable
+from fleetshell_tools.core.servers import Server
+from fleetshell_tools.core.text import decode, one_line
+from fleetshell_tools.core.types import Act, Caller, Cancellation, Captured, Completed, Verdict
+from fleetshell_tools.fleet import remote
+from fleetshell_tools.fleet.connections import Connection, Connections
+from fleetshell_tools.fleet.identity import Identity
+from fleetshell_tools.fleet.mux import Job, Loop
+from fleetshell_tools.fleet.remote import Wire
+from fleetshell_tools.fleet.started import Started
+from fleetshell_tools.fleet.transport import Ended, Limits
+
+STOP_SECONDS = 10.0
+"""How long ending a remote process group may take."""
+
+TRIES = 20
+"""How often a session that the host refuses is asked for again, each time when another has ended."""
+
+
+@dataclass(frozen=True)
+class Road:
+    """What every errand of a fleet shares."""
+
+    audit: AuditLog
+    connections: Connections
+    started: Started
+    limits: Limits
+
+
+class Errand:
+    """One act on one server.
+
+    Attributes:
+        completed: How it ended, where it came to that.
+        error: Why it failed.
+    """
+
+    def __init__(
+        self, road: Road, caller: Caller, server: Server, act: Act, *, timeout: float, cancelled: Cancellation,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.server = server
+        self.completed: Completed | None = None
+        self.error: Exception | None = None
+        self.done = False
+        self._road = road
+        self._act = act
+        self._timeout = timeout
+        self._cancelled = cancelled
+        self._on_output = on_output
+        self._record = _Record(road.audit, caller, server, act)
+        self._began = time.monotonic()
+        self._deadline = self._began + timeout
+        self._tries = 0
+        self._on_done: Callable[[Errand], None] = lambda errand: None
+        self._identity: Identity
+        self._connection: Connection
+        self._loop: Loop
+        self._wire: Wire
+        self._waiter: Callable[[], None] | None = None
+
+    @property
+    def duration_ms(self) -> int:
+        return round((time.monotonic() - self._began) * 1000)
+
+    @property
+    def failed(self) -> bool:
+        return self.completed is None or self.completed.exit_code != 0
+
+    def admit(self, verdict: Verdict, identity: Callable[[], Identity], *, durable: bool) -> None:
+        """Take the guard's verdict, find out who we are and write the intent; nothing has reached the host yet.
+
+        Raises:
+            Blocked, AuditUnavailable, ConfigError: It ends here.
+        """
+        if not verdict.allowed:
+            self._record.outcome("blocked", verdict=f"blocked:{verdict.kind}:{verdict.rule}", resolved=list(verdict.argv))
+            raise Blocked(verdict.reason)
+        self._identity = identity()
+        self._connection = self._road.connections.of(self._identity)
+        self._record.intent(durable)
+
+    def start(self) -> None:
+        """The time limit begins."""
+        self._began = time.monotonic()
+        self._deadline = self._began + self._timeout
+
+    @property
+    def warm(self) -> bool:
+        """Whether there is a connection already, so that `connect` takes no time."""
+        return self._road.connections.is_open(self._identity)
+
+    def connect(self) -> None:
+        """Make the connection, in the calling thread; a failure becomes the errand's error.
+
+        `run_in` must follow.
+        """
+        try:
+            self._connection = self._road.connections.open(self._identity, self._deadline, self._cancelled)
+        except Exception as error:
+            self.error = error
+
+    def run_in(self, loop: Loop, on_done: Callable[[Errand], None]) -> None:
+        """Run over the connection, in the loop's thread; `on_done` is called at the end."""
+        self._loop, self._on_done = loop, on_done
+        if self.error is not None:
+            self._fail(self.error)
+            return
+        self._queue()
+
+    def skip(self, error: FleetShellError) -> None:
+        """It never gets its turn."""
+        self._fail(error)
+
+    def give_up(self) -> None:
+        """The call was cancelled while this errand was waiting for its turn."""
+        if not self.done and self._waiter is not None and self._connection.slots.forget(self._waiter):
+            self._waiter = None
+            self._fail(Cancelled(f"Cancelled while {self.server.id} was busy with other commands; nothing was run there."))
+
+    def _queue(self) -> None:
+        """Wait for a place among the sessions of this host."""
+
+        def admitted() -> None:
+            self._loop.call(self._submit)
+
+        def too_late() -> None:
+            if not self.done and self._waiter is admitted and self._connection.slots.forget(admitted):
+                self._waiter = None
+                self._fail(TimedOut(f"{self.server.id} was busy with other commands for the whole {self._timeout:g} s; nothing was run there."))
+
+        self._waiter = admitted
+        self._loop.at(self._deadline, too_late)
+        self._connection.slots.acquire(admitted)
+
+    def _submit(self) -> None:
+        self._waiter = None
+        probe = self._connection.probe
+        try:
+            if self._cancelled.is_set():
+                raise Cancelled(f"Cancelled before anything was run on {self.server.id}.")
+            assert probe is not None
+            self._wire = remote.wrap(
+                probe, self._act.command, stdin=self._act.stdin, environment=self._act.environment, folder=self._act.working_directory
+            )
+        except Exception as error:
+            self._connection.slots.release()
+            self._fail(error)
+            return
+        job = Job(
+            self._identity.name, self._wire.command, self._wire.nonce, self._wire.stdin, self._road.limits, self._deadline,
+            self._on_output, self._note_start,
+        )  # fmt: skip
+        self._loop.submit(job, self._ended)
+
+    def _note_start(self, marker: str) -> None:
+        assert self._connection.probe is not None
+        self._road.started.add(
+            self._wire.nonce, self.server.id, self._act.command, remote.group_of(marker), remote.start_of(marker), self._connection.probe.boot
+        )
+
+    def _ended(self, ended: Ended) -> None:
+        self._tries += 1
+        if ended.why == "refused" and self._tries < TRIES:
+            self._connection.slots.refused()
+            self._connection.slots.release()
+            self._queue()
+            return
+        self._connection.slots.release()
+        if ended.why == "no_master":
+            self._road.connections.lost(self._connection)
+            if self._tries == 1:
+                self._reconnect()
+                return
+        if ended.why in ("timeout", "cancelled", "flood") and ended.marker:
+            self._stop(ended)
+            return
+        self._finish(ended)
+
+    def _reconnect(self) -> None:
+        """The master had gone before anything ran: make a new one, off the loop, and try once more."""
+
+        def again() -> None:
+            self.connect()
+            self._loop.call(lambda: self.run_in(self._loop, self._on_done))
+
+        self._road.connections.in_background(again)
+
+    def _stop(self, ended: Ended) -> None:
+        """End the remote process group of a command that we gave up on."""
+        script = remote.stop_script(remote.group_of(ended.marker))
+        job = Job(self._identity.name, script, "fs-stop", b"", Limits(8192, 1 << 20), time.monotonic() + STOP_SECONDS)
+
+        def stopped(end: Ended) -> None:
+            state, left = remote.parse_stop(decode(end.stdout.head))
+            self._finish(ended, state, left)
+
+        self._loop.submit(job, stopped)
+
+    def _finish(self, ended: Ended, stopped: str = "", left: str = "") -> None:
+        if ended.marker and stopped != "unconfirmed" and ended.why != "lost":
+            self._road.started.remove(self._wire.nonce)
+        try:
+            self.completed = self._completed(ended, stopped, left)
+        except FleetShellError as error:
+            self._fail(error)
+            return
+        done = self.completed
+        event = "cancelled" if done.cancelled else "timed_out" if done.timed_out else "finished"
+        more: dict[str, Any] = {"signal": done.signal} if done.signal else {}
+        if done.stopped:
+            more["stopped"] = done.stopped
+        self._close(event, exit_code=done.exit_code, success=done.exit_code == 0, **more)
+
+    def _completed(self, ended: Ended, stopped: str, left: str) -> Completed:
+        name, why = self.server.id, ended.why
+        if why in ("no_master", "refused", "failed", "version"):
+            what = {"refused": "opens no more sessions (MaxSessions)", "no_master": "closed the connection"}.get(why, "opened no session")
+            raise Unreachable(f"{name} {what}; the command did not start. Try again.", step="lost", seen=_seen(ended))
+        if why == "lost":
+            self._road.connections.lost(self._connection)
+            raise Unreachable(
+                f"The connection to {name} was lost while the command ran; it may still run there (process group "
+                f"{remote.group_of(ended.marker)}), have done its work, or part of it. Look before you run it again.",
+                step="lost", seen=_seen(ended),
+            )  # fmt: skip
+        if remote.folder_failed(self._wire, ended.stdout.head):
+            raise BadArgument(
+                f"The working directory {self._act.working_directory} can't be entered on {name}: {one_line(decode(ended.stderr.head))}"
+            )
+        done = Completed(ended.exit_code, ended.stdout, ended.stderr, self.duration_ms)
+        if why == "signal":
+            return replace(done, signal="unknown")
+        if not why:
+            return done
+        note = f" (process ids {left})" if left else ""
+        return replace(
+            done, exit_code=None, timed_out=why == "timeout", cancelled=why == "cancelled", stopped=stopped or "unconfirmed", why=why + note
+        )
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        known = isinstance(error, FleetShellError)
+        reason, text = (error.reason, error.message) if isinstance(error, FleetShellError) else ("internal", "")
+        self._close("failed", success=False, reason=reason, **({"error": text} if known else {}))
+
+    def _close(self, event: str, **fields: Any) -> None:
+        self.done = True
+        try:
+            self._record.outcome(event, duration_ms=self.duration_ms, **fields)
+        except FleetShellError as error:
+            # The command has run, so its result is still given; that its outcome is missing is the louder news.
+            self.error, self.completed = error, None
+        self._on_done(self)
+
+
+class _Record:
+    """Writes the audit records of one act: an intent that is on disk before anything runs, and one outcome."""
+
+    def __init__(self, audit: AuditLog, caller: Caller, server: Server, act: Act) -> None:
+        self._audit = audit
+        self._fields: dict[str, Any] = {
+            "server_id": server.id, "command": act.command, "tool": caller.tool, "principal": caller.principal.key_id,
+            "client": caller.client, "session": caller.session,
+        }  # fmt: skip
+        if act.environment:
+            self._fields["environment"] = sorted(act.environment)
+        if act.stdin:
+            self._fields["stdin_bytes"] = len(act.stdin)
+        if act.working_directory:
+            self._fields["working_directory"] = act.working_directory
+        self._intent: int | None = None
+
+    def intent(self, durable: bool) -> None:
+        self._intent = self._audit.record("started", durable=durable, verdict="allowed", **self._fields)
+
+    def outcome(self, event: str, *, verdict: str = "allowed", **more: Any) -> None:
+        if self._intent is not None:
+            more["intent"] = self._intent
+        self._audit.record(event, verdict=verdict, **self._fields, **more)
+
+
+def _seen(ended: Ended) -> str:
+    def part(captured: Captured) -> str:
+        return decode(captured.head[:2000] + captured.tail[-2000:]).strip()
+
+    return "\n".join(text for text in (part(ended.stdout), part(ended.stderr)) if text)

@@ -1,0 +1,161 @@
+"""Many commands at once in one selectors loop, in the thread that waits for them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from fleetshell_tools.core.types import Cancellation, Captured
+from fleetshell_tools.fleet.mux import wire
+from fleetshell_tools.fleet.mux.session import Busy, Gone, Job, MuxSession, alive
+from fleetshell_tools.fleet.transport import Ended
+
+RETRY = 0.005
+"""Seconds until a master whose queue was full, or a descriptor where none was left, is tried again."""
+
+OnEnd = Callable[[Ended], None]
+_NOTHING = Captured()
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+class Loop:
+    """Runs jobs until nobody waits for any more. `call` may be used from any thread, all else from the loop's.
+
+    A job whose master speaks another version of the protocol ends with `why` "version": nothing was run.
+
+    Args:
+        folder: The open folder of the sockets.
+        null: An open /dev/null.
+    """
+
+    def __init__(self, folder: int, null: int) -> None:
+        self._folder = folder
+        self._null = null
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self._sessions: dict[MuxSession, OnEnd] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have a function called in the loop's thread, soon."""
+        self._calls.append(function)
+        self._wake()
+
+    def at(self, when: float, function: Callable[[], None]) -> None:
+        """Have a function called at a time of `time.monotonic`."""
+        heapq.heappush(self._timers, (when, next(self._count), function))
+
+    def submit(self, job: Job, on_end: OnEnd) -> None:
+        """Run a job; `on_end` is called in the loop's thread."""
+        now = time.monotonic()
+        if now >= job.deadline:
+            on_end(Ended("timeout", None, _NOTHING, _NOTHING, ""))
+            return
+        try:
+            self._sessions[MuxSession(job, self._folder, self._null, self._selector)] = on_end
+        except Gone:
+            on_end(Ended("no_master", None, _NOTHING, _NOTHING, ""))
+        except Busy:
+            self.at(now + RETRY, lambda: self.submit(job, on_end))
+        except OSError as error:
+            if error.errno not in _OUT_OF_DESCRIPTORS or not self._sessions:
+                raise
+            self.at(now + RETRY, lambda: self.submit(job, on_end))
+
+    def run(self, busy: Callable[[], bool], cancelled: Cancellation, on_cancel: Callable[[], None] = lambda: None) -> None:
+        """Run until `busy` says that nothing is awaited any more.
+
+        A cancellation ends the jobs that run at that time, and calls `on_cancel` once; what is submitted afterwards
+        (to end what a job left on its host, say) runs.
+        """
+        forget = cancelled.on_set(lambda: self.call(lambda: self._cancel(on_cancel)))
+        try:
+            while busy():
+                while self._calls:
+                    self._calls.popleft()()
+                self._reap()
+                if busy():
+                    self._wait()
+        finally:
+            forget()
+
+    def close(self) -> None:
+        """Close every descriptor of the loop and of what still runs in it."""
+        with self._lock:
+            self._closed = True
+        for session in self._sessions:
+            session.close()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _wake(self) -> None:
+        with self._lock:
+            # A late caller must not write into a descriptor that is somebody else's by now.
+            if not self._closed:
+                with contextlib.suppress(BlockingIOError):  # it is full of wake-ups already
+                    os.write(self._wake_write, b"\0")
+
+    def _cancel(self, on_cancel: Callable[[], None]) -> None:
+        for session in list(self._sessions):
+            session.stop("cancelled")
+        on_cancel()
+
+    def _wait(self) -> None:
+        due = min((session.due() for session in self._sessions), default=float("inf"))
+        if self._timers:
+            due = min(due, self._timers[0][0])
+        timeout = None if due == float("inf") else max(due - time.monotonic(), 0)
+        if self._calls:
+            timeout = 0
+        for key, _ in self._selector.select(timeout):
+            if key.data is None:
+                os.read(self._wake_read, 4096)
+            else:
+                self._attend(key.data, key.fd)
+        now = time.monotonic()
+        if now >= due:
+            while self._timers and self._timers[0][0] <= now:
+                heapq.heappop(self._timers)[2]()
+            for session in list(self._sessions):
+                session.tick(now)
+
+    def _attend(self, session: MuxSession, fd: int) -> None:
+        try:
+            session.ready(fd)
+        except wire.ProtocolError:
+            session.stop("version")
+
+    def _reap(self) -> None:
+        while True:
+            over = [session for session in self._sessions if session.ended is not None]
+            if not over:
+                return
+            for session in over:
+                on_end = self._sessions.pop(session)
+                assert session.ended is not None
+                on_end(self._settled(session, session.ended))
+
+    def _settled(self, session: MuxSession, ended: Ended) -> Ended:
+        """What an end without exit status means: ask the master whether it is still there."""
+        if ended.why != "eof":
+            return ended
+        if alive(self._folder, session.job.name):
+            return replace(ended, why="signal" if ended.marker else "refused")
+        return replace(ended, why="lost" if ended.marker else "no_master")
