@@ -293,7 +293,7 @@ def cli_caller(command: str) -> Caller:
     return Caller(Principal(f"cli:{user}"), client="fleetshell", tool=command)
 
 
-def record(home: Home, config: Config, event: str, command: str, server_id: str | None, **fields: Any) -> None:
+def record(home: Home, config: Config, event: str, command: str, **fields: Any) -> None:
     """Write one durable record of what a command of the CLI is about to change.
 
     Raises:
@@ -302,7 +302,7 @@ def record(home: Home, config: Config, event: str, command: str, server_id: str 
     caller = cli_caller(command)
     audit = open_audit(home, config)
     try:
-        audit.record(event, durable=True, server_id=server_id, principal=caller.principal.key_id, client=caller.client, tool=command, **fields)
+        audit.record(event, durable=True, principal=caller.principal.key_id, client=caller.client, tool=command, **fields)
     finally:
         audit.close()
 
@@ -315,20 +315,6 @@ def public_line(home: Home, config: Config) -> str:
 def forget_host_keys(home: Home, server_id: str) -> None:
     """Remove a server's pins."""
     HostKeys(home, home.run).forget(server_id)
-
-
-def record_change(home: Home, config: Config, event: str, command: str, **fields: Any) -> None:
-    """Write one durable record of a change to the home itself, by a command of the CLI.
-
-    Raises:
-        AuditUnavailable: It can't be written, so nothing may be changed.
-    """
-    caller = cli_caller(command)
-    audit = open_audit(home, config)
-    try:
-        audit.record(event, durable=True, principal=caller.principal.key_id, client=caller.client, tool=command, **fields)
-    finally:
-        audit.close()
 
 
 def create_relay_key(private: Path) -> None:

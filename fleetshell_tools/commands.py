@@ -47,7 +47,10 @@ class FanOutResult(Output):
 
     def text(self) -> str:
         by_id = {result["server_id"]: result for result in self.results}
-        lines = [f"{self.succeeded} of {len(self.results)} servers succeeded" + (f", {self.failed} failed" if self.failed else "")]
+        lines = [
+            f"{self.succeeded} of {len(self.results)} servers succeeded"
+            + (f", {self.failed} failed" if self.failed else "")
+        ]
         for group in self.groups:
             ids = group["server_ids"]
             shown = group if len(ids) > 1 else by_id[ids[0]]
@@ -76,7 +79,9 @@ def _streams(stdout: str, stderr: str) -> list[str]:
 def _timeout(ctx: Context, given: int | None) -> int:
     longest = ctx.config.security.max_timeout
     if given is not None and given > longest:
-        raise BadArgument(f"The argument `timeout` is {given}; this relay allows at most {longest} s (security.max_timeout).")
+        raise BadArgument(
+            f"The argument `timeout` is {given}; this relay allows at most {longest} s (security.max_timeout)."
+        )
     return given or ctx.config.security.command_timeout
 
 
@@ -103,7 +108,10 @@ def _raise_if_ended_by_us(server_id: str, done: Completed, timeout: int, budget:
     if done.cancelled:
         raise Cancelled(f"The command on {server_id} was cancelled; {stopped}", seen=seen)
     total = done.stdout.total + done.stderr.total
-    raise FleetShellError(f"The command on {server_id} had printed {total:,} bytes and was ended: {stopped} Ask for less output.", seen=seen)
+    raise FleetShellError(
+        f"The command on {server_id} had printed {total:,} bytes and was ended: {stopped} Ask for less output.",
+        seen=seen,
+    )
 
 
 def _texts(budget: int, captured: list[Captured]) -> tuple[list[str], bool]:
@@ -120,7 +128,9 @@ def execute_command(
     command: Annotated[str, "A shell command line, run by the login user's shell"],
     timeout: Annotated[int | None, "Seconds after which it is ended; default 60", Range(1, LONGEST)] = None,
     working_directory: Annotated[str | None, "Folder to run it in"] = None,
-    environment: Annotated[dict[str, str] | None, "Environment variables; values do not show in the host's process list"] = None,
+    environment: Annotated[
+        dict[str, str] | None, "Environment variables; values do not show in the host's process list"
+    ] = None,
     stdin: Annotated[str | None, "Text for its standard input"] = None,
 ) -> CommandResult:
     """Run a shell command on one server and return its output. A non-zero exit code is a result, not an error."""
@@ -184,9 +194,15 @@ def fold(outcomes: list[HostResult], budget: int) -> FanOutResult:
         streams: dict[str, str | None] = {"stdout": texts[2 * number], "stderr": texts[2 * number + 1]}
         done, alone = members[0].completed, len(members) == 1
         name = f"g{number + 1}"
-        common = {"exit_code": done.exit_code if done else None, "signal": done.signal if done else None, "error": members[0].error}
+        common = {
+            "exit_code": done.exit_code if done else None,
+            "signal": done.signal if done else None,
+            "error": members[0].error,
+        }
         nothing: dict[str, str | None] = {"stdout": None, "stderr": None}
-        shown_groups.append({"group": name, "server_ids": [m.server_id for m in members], **common, **(nothing if alone else streams)})
+        shown_groups.append(
+            {"group": name, "server_ids": [m.server_id for m in members], **common, **(nothing if alone else streams)}
+        )
         for member in members:
             by_server[member.server_id] = {
                 "server_id": member.server_id, **common, "error": member.error, **(streams if alone else nothing), "success": _succeeded(member),

@@ -88,7 +88,9 @@ def list_servers(
 @tool(title="Search servers", read_only=True, open_world=False)
 def search_servers(
     ctx: Context,
-    query: Annotated[str | None, "Words that must all occur in a server's id, host name, tags, services or context"] = None,
+    query: Annotated[
+        str | None, "Words that must all occur in a server's id, host name, tags, services or context"
+    ] = None,
     tags: Annotated[list[str] | None, "Only servers that have every one of these tags"] = None,
     environment: Annotated[str | None, "Only servers of this environment"] = None,
 ) -> ServerList:
@@ -100,7 +102,9 @@ def search_servers(
 
 def _haystack(server: Server) -> str:
     sections = (server.context, server.services, server.paths, server.troubleshooting, server.monitoring)
-    return "\n".join([server.id, server.hostname, *server.tags, *(word for section in sections for word in _words(section))]).lower()
+    return "\n".join(
+        [server.id, server.hostname, *server.tags, *(word for section in sections for word in _words(section))]
+    ).lower()
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -50,7 +50,10 @@ def refused(home: Path, *arguments: str) -> tuple[int, str]:
 # The command line
 
 
-@pytest.mark.parametrize("arguments", [["serve"], ["list"], ["test", "x"], ["status"], ["audit"], ["pubkey"], ["auth", "status"], ["connect-info"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve"], ["list"], ["test", "x"], ["status"], ["audit"], ["pubkey"], ["auth", "status"], ["connect-info"]],
+)
 def test_without_a_home_every_command_says_to_run_init(tmp_path: Path, arguments: list[str]) -> None:
     code, said = refused(tmp_path / "none", *arguments)
     assert code == 3 and "fleetshell init" in said
@@ -61,16 +64,24 @@ def test_without_a_home_every_command_says_to_run_init(tmp_path: Path, arguments
     ("text", "says"),
     [
         ("relay: [", "config.yaml, line "),
-        ("relay:\n  http:\n    prot: 1\n", 'config.yaml, line 3: unknown key "prot" in relay.http. Did you mean "port"?'),
+        (
+            "relay:\n  http:\n    prot: 1\n",
+            'config.yaml, line 3: unknown key "prot" in relay.http. Did you mean "port"?',
+        ),
         ("relay:\n  http:\n    port: many\n", "config.yaml, line 3: relay.http.port must be a whole number"),
-        ("relay:\n  http:\n    port: 70000\n", "config.yaml, line 3: relay.http.port is 70000; allowed: from 0 to 65535"),
+        (
+            "relay:\n  http:\n    port: 70000\n",
+            "config.yaml, line 3: relay.http.port is 70000; allowed: from 0 to 65535",
+        ),
         ("mfa:\n  enabled: yes\n", "config.yaml, line 2: mfa.enabled must be true or false"),
         ("a: &x [1]\nb: *x\n", "anchors and aliases"),
         ("security:\n  guard:\n    filesystem: maybe\n", "maybe"),
         ("security:\n  dangerous_commands: ['re:(']\n", "re:("),
     ],
 )
-def test_a_broken_configuration_is_named_by_file_line_and_key(home: RelayHome, text: str, says: str, tmp_path: Path) -> None:
+def test_a_broken_configuration_is_named_by_file_line_and_key(
+    home: RelayHome, text: str, says: str, tmp_path: Path
+) -> None:
     good = (home.path / "config.yaml").read_text()
     (home.path / "config.yaml").write_text(text)
     try:
@@ -162,7 +173,10 @@ def test_an_oversized_body_is_refused_and_the_relay_goes_on(open_relay: RelayPro
     assert client.rpc("ping").status == 200
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}', b"nul", b'{"a":NaN}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}', b"nul", b'{"a":NaN}'],
+)
 def test_malformed_json_is_a_parse_error_and_the_session_lives_on(client: Client, body: bytes) -> None:
     reply = client.post(body)
     assert reply.status == 400 and reply.json["error"]["code"] == -32700
@@ -182,9 +196,17 @@ def test_an_unknown_tool_is_an_error_that_names_the_nearest(client: Client) -> N
         ("execute_command", {"server_id": "web-1", "command": 5}, "`command` is 5; allowed: text"),
         ("execute_command", {"server_id": "web-1", "command": "  "}, "`command` is empty"),
         ("execute_command", {"server_id": "web-1", "command": "a\0b"}, "`command`"),
-        ("execute_command", {"server_id": "web-1", "command": "true", "timeout": 0}, "`timeout` is 0; allowed: a whole number from 1"),
+        (
+            "execute_command",
+            {"server_id": "web-1", "command": "true", "timeout": 0},
+            "`timeout` is 0; allowed: a whole number from 1",
+        ),
         ("execute_command", {"server_id": "web-1", "command": "true", "timeout": 86400}, "at most 3600 s"),
-        ("execute_command", {"server_id": "web-1", "command": "true", "timeot": 5}, 'no argument "timeot". Did you mean "timeout"?'),
+        (
+            "execute_command",
+            {"server_id": "web-1", "command": "true", "timeot": 5},
+            'no argument "timeot". Did you mean "timeout"?',
+        ),
         ("execute_command", {"server_id": "web-1", "command": "true", "environment": {"A-B": "1"}}, '"A-B" is no name'),
         ("execute_command", {"server_id": "web-1", "command": "true", "environment": ["A"]}, "allowed: an object"),
         ("execute_command", {"server_id": "web-9", "command": "true"}, 'Did you mean "web-1"?'),
@@ -195,7 +217,9 @@ def test_an_unknown_tool_is_an_error_that_names_the_nearest(client: Client) -> N
         ("get_server_context", {"server_id": ""}, "There is no server"),
     ],
 )
-def test_a_bad_argument_is_a_tool_error_that_says_what_is_allowed(client: Client, tool: str, arguments: dict[str, object], says: str) -> None:
+def test_a_bad_argument_is_a_tool_error_that_says_what_is_allowed(
+    client: Client, tool: str, arguments: dict[str, object], says: str
+) -> None:
     result = client.call(tool, **arguments)
     assert result["isError"] and says in result["content"][0]["text"], result
     assert "structuredContent" not in result
@@ -207,7 +231,9 @@ def test_a_command_that_is_too_long_is_refused_with_the_limit(client: Client) ->
 
 
 def test_output_of_a_hundred_megabytes_is_cut_in_the_middle_and_counted(client: Client) -> None:
-    result = client.call("execute_command", server_id="web-1", command="echo first; yes | head -c 100000000; echo last")["structuredContent"]
+    result = client.call(
+        "execute_command", server_id="web-1", command="echo first; yes | head -c 100000000; echo last"
+    )["structuredContent"]
     assert result["truncated"] and result["exit_code"] == 0
     assert result["stdout"].startswith("first\n") and result["stdout"].rstrip().endswith("last")
     assert "of 100,000,011 bytes" in result["stdout"]
@@ -215,12 +241,16 @@ def test_output_of_a_hundred_megabytes_is_cut_in_the_middle_and_counted(client: 
 
 
 def test_output_that_is_not_utf_8_arrives_with_replacement_characters(client: Client) -> None:
-    result = client.call("execute_command", server_id="web-1", command=r"printf 'caf\351 \360\237 ok\n'")["structuredContent"]
+    result = client.call("execute_command", server_id="web-1", command=r"printf 'caf\351 \360\237 ok\n'")[
+        "structuredContent"
+    ]
     assert result["stdout"] == "caf� � ok\n"
 
 
 def test_terminal_escapes_in_output_are_stripped_in_both_forms(client: Client) -> None:
-    result = client.call("execute_command", server_id="web-1", command=r"printf '\033[31mred\033[0m\033]0;title\007 \342\200\256evil\n'")
+    result = client.call(
+        "execute_command", server_id="web-1", command=r"printf '\033[31mred\033[0m\033]0;title\007 \342\200\256evil\n'"
+    )
     assert result["structuredContent"]["stdout"] == "red evil\n"
     assert "\x1b" not in json.dumps(result) and "\u202e" not in result["content"][0]["text"]
 
@@ -231,7 +261,9 @@ def test_a_timed_out_command_is_an_error_that_shows_what_was_seen(client: Client
     assert result["isError"] and "within 1 s" in text and "stopped: confirmed" in text and "begun" in text
 
 
-def test_a_client_that_is_gone_in_mid_answer_harms_nobody(open_relay: RelayProcess, client: Client, tmp_path: Path) -> None:
+def test_a_client_that_is_gone_in_mid_answer_harms_nobody(
+    open_relay: RelayProcess, client: Client, tmp_path: Path
+) -> None:
     mark = tmp_path / "started"
     context = ssl.create_default_context(cafile=str(open_relay.home.certificate))
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "execute_command", "arguments": {
@@ -241,7 +273,9 @@ def test_a_client_that_is_gone_in_mid_answer_harms_nobody(open_relay: RelayProce
         f"POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {client.key}\r\nContent-Type: application/json\r\n"
         f"Mcp-Session-Id: {client.session}\r\nContent-Length: {len(raw)}\r\n\r\n"
     )
-    with context.wrap_socket(socket.create_connection(("127.0.0.1", open_relay.port)), server_hostname="127.0.0.1") as connection:
+    with context.wrap_socket(
+        socket.create_connection(("127.0.0.1", open_relay.port)), server_hostname="127.0.0.1"
+    ) as connection:
         connection.sendall(head.encode() + raw)
         wait_until(mark.exists, 20, "the command has started")
     wait_until(Path(f"{mark}.done").exists, 20, "the command has ended by itself")
@@ -249,7 +283,9 @@ def test_a_client_that_is_gone_in_mid_answer_harms_nobody(open_relay: RelayProce
     wait_until(lambda: open_relay.home.audit()[-1]["event"] == "finished", 20, "the outcome is in the audit log")
 
 
-def test_cancelling_a_call_ends_the_remote_command_and_the_waiting_request(open_relay: RelayProcess, client: Client, tmp_path: Path) -> None:
+def test_cancelling_a_call_ends_the_remote_command_and_the_waiting_request(
+    open_relay: RelayProcess, client: Client, tmp_path: Path
+) -> None:
     mark = tmp_path / "started"
     with connected(open_relay, initialize=False) as other:
         other.session = client.session
@@ -260,7 +296,11 @@ def test_cancelling_a_call_ends_the_remote_command_and_the_waiting_request(open_
             {"Authorization": f"Bearer {client.key}", "Content-Type": "application/json", "Mcp-Session-Id": client.session},
         )  # fmt: skip
         wait_until(mark.exists, 20, "the command has started")
-        cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "slow", "reason": "enough"}}
+        cancel = {
+            "jsonrpc": "2.0",
+            "method": "notifications/cancelled",
+            "params": {"requestId": "slow", "reason": "enough"},
+        }
         assert client.post(cancel).status == 202
         answer = json.loads(other.connection.getresponse().read())
         other.session = ""
@@ -277,16 +317,26 @@ def test_a_foreign_or_unknown_session_is_not_found(client: Client) -> None:
 
 def test_the_modern_era_is_refused_with_the_versions_that_are_served(client: Client) -> None:
     session, client.session = client.session, ""
-    reply = client.post({"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}, MCP_Protocol_Version="2026-07-28")
+    reply = client.post(
+        {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}, MCP_Protocol_Version="2026-07-28"
+    )
     client.session = session
     assert reply.status == 400 and reply.json["error"]["code"] == -32022
     assert "2025-11-25" in reply.json["error"]["data"]["supported"]
 
 
-def test_every_secret_stays_out_of_logs_audit_and_process_lists(open_relay: RelayProcess, client: Client, tmp_path: Path) -> None:
+def test_every_secret_stays_out_of_logs_audit_and_process_lists(
+    open_relay: RelayProcess, client: Client, tmp_path: Path
+) -> None:
     secret, fed = "s3cret-environment-value", "s3cret-standard-input"
     seen = tmp_path / "ps"
-    client.text("execute_command", server_id="web-1", command=f"cat > /dev/null; ps axeww > '{seen}' || true", environment={"TOKEN": secret}, stdin=fed)
+    client.text(
+        "execute_command",
+        server_id="web-1",
+        command=f"cat > /dev/null; ps axeww > '{seen}' || true",
+        environment={"TOKEN": secret},
+        stdin=fed,
+    )
     listing = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True).stdout
     assert open_relay.home.api_key not in listing
     arguments = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True).stdout
@@ -300,7 +350,9 @@ def test_every_secret_stays_out_of_logs_audit_and_process_lists(open_relay: Rela
 # The server process
 
 
-def test_reloading_an_invalid_configuration_keeps_the_old_one_and_says_why(open_relay: RelayProcess, client: Client) -> None:
+def test_reloading_an_invalid_configuration_keeps_the_old_one_and_says_why(
+    open_relay: RelayProcess, client: Client
+) -> None:
     config = open_relay.home.path / "config.yaml"
     good = config.read_text()
     config.write_text(good.replace("port: 8080", "prot: 8080"))
@@ -315,7 +367,12 @@ def test_reloading_an_invalid_configuration_keeps_the_old_one_and_says_why(open_
 
 def test_a_reader_that_closes_early_gets_no_traceback(open_relay: RelayProcess) -> None:
     reader, writer = os.pipe()
-    process = subprocess.Popen([*PROGRAM, "--home", str(open_relay.home.path), "audit", "-n", "1000"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*PROGRAM, "--home", str(open_relay.home.path), "audit", "-n", "1000"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     os.close(writer)
     os.close(reader)
     _, said = process.communicate(timeout=30)

@@ -36,10 +36,14 @@ def bench(part: Part, file: Path, **settings: Any) -> tuple[str, list[dict[str, 
 def test_every_row_of_the_benchmark_is_measured_and_printed(part: Part, tmp_path: Path) -> None:
     if part is not ssh_part.PART and not all(map(importlib.util.find_spec, ("mcp", "uvicorn"))):
         pytest.skip("needs the Python SDK and uvicorn, which FleetShell is compared with")
-    if part is ssh_part.PART and not (shutil.which("ssh") and shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")):
+    if part is ssh_part.PART and not (
+        shutil.which("ssh") and shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    ):
         pytest.skip("needs ssh and sshd")
     printed, rows = bench(part, tmp_path / "bench.json")
-    assert [(row["what"], row["peer"], row["problem"]) for row in rows] == [(row.what, row.peer, "") for row in part.rows]
+    assert [(row["what"], row["peer"], row["problem"]) for row in rows] == [
+        (row.what, row.peer, "") for row in part.rows
+    ]
     assert all(row["ours"] > 0 and row["theirs"] > 0 for row in rows)
     table = printed.splitlines()
     for row in part.rows:
@@ -67,7 +71,9 @@ def test_the_load_generator_does_not_count_errors_as_answers(relay_key: KeyPair,
     locked = RelayProcess(home, "--no-tls")
     try:
         with pytest.raises(RuntimeError, match="does not do what it was asked.*totp_required"):
-            peers.load(Job(locked.port, "tools/call", {"name": "list_servers", "arguments": {}}, key=home.api_key, seconds=0.1))
+            peers.load(
+                Job(locked.port, "tools/call", {"name": "list_servers", "arguments": {}}, key=home.api_key, seconds=0.1)
+            )
     finally:
         assert locked.stop() == 0
 

@@ -61,7 +61,11 @@ def test_the_sdks_client_goes_from_locked_to_a_command_on_two_servers(fresh: Rel
                 assert [group["server_ids"] for group in many.structured_content["groups"]] == [["web-1", "web-2"]]
 
     anyio.run(drive)
-    done = [(record["event"], record["server_id"], record["exit_code"]) for record in fresh.home.audit() if record["session"]]
+    done = [
+        (record["event"], record["server_id"], record["exit_code"])
+        for record in fresh.home.audit()
+        if record["session"]
+    ]
     assert done[0] == ("authenticated", None, None)
     assert sorted(event for event in done[1:] if event[0] == "finished") == [
         ("finished", "web-1", 0), ("finished", "web-1", 3), ("finished", "web-2", 0)
@@ -139,23 +143,35 @@ def _installed() -> Path:
     if not (folder / "node_modules" / "mcp-remote" / "package.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "package.json").write_text('{"private": true}')
-        run = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", MCP_REMOTE], cwd=folder, capture_output=True, text=True)
+        run = subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", MCP_REMOTE],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
         if run.returncode != 0:
             pytest.skip(f"mcp-remote can't be installed from npm here: {run.stderr.strip()[-300:]}")
     return folder
 
 
 @pytest.mark.timeout(240)
-def test_a_desktop_host_works_through_the_real_mcp_remote_as_connect_info_configures_it(fresh: RelayProcess, tmp_path: Path) -> None:
+def test_a_desktop_host_works_through_the_real_mcp_remote_as_connect_info_configures_it(
+    fresh: RelayProcess, tmp_path: Path
+) -> None:
     host = DesktopHost(fresh.home, fresh, tmp_path)
     try:
         client = {"name": "claude-ai", "version": "0.1.0"}
-        hello = host.request("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client}, seconds=150)
+        hello = host.request(
+            "initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client}, seconds=150
+        )
         assert hello["result"]["serverInfo"]["name"] == "fleetshell"
         host.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         locked = host.call("list_servers")
         assert locked["error"]["code"] == -32001
-        assert locked["error"]["message"] == "Authentication required. Please authenticate with a TOTP code using the authenticate tool."
+        assert (
+            locked["error"]["message"]
+            == "Authentication required. Please authenticate with a TOTP code using the authenticate tool."
+        )
         assert locked["error"]["data"] == {"reason": "totp_required"}
         unlocked = host.call("authenticate", code=fresh.home.code())
         assert unlocked["result"]["content"][0]["text"] == "Successfully authenticated. Session valid for 1 hour."
@@ -170,11 +186,17 @@ def test_a_desktop_host_works_through_the_real_mcp_remote_as_connect_info_config
 def test_another_session_of_the_same_key_stays_locked(fresh: RelayProcess) -> None:
     with connected(fresh) as first, connected(fresh) as second:
         code = fresh.home.code()
-        assert first.call("authenticate", code=code)["structuredContent"] == {"authenticated": True, "expires_in": 3600, "notice": None}
+        assert first.call("authenticate", code=code)["structuredContent"] == {
+            "authenticated": True,
+            "expires_in": 3600,
+            "notice": None,
+        }
         assert first.text("list_servers").startswith("Found 2 servers")
         assert second.call("list_servers")["error"]["data"] == {"reason": "totp_required"}
         refused = second.call("authenticate", code=code)
-        assert refused["isError"] and refused["content"][0]["text"].startswith("This code was already used; the next one starts in ")
+        assert refused["isError"] and refused["content"][0]["text"].startswith(
+            "This code was already used; the next one starts in "
+        )
         assert second.call("list_servers")["error"]["code"] == -32001
 
 

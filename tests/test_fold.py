@@ -19,7 +19,9 @@ def captured(text: str) -> Captured:
 
 
 def done(server_id: str, stdout: str = "", stderr: str = "", exit_code: int | None = 0, **more: Any) -> HostResult:
-    return HostResult(server_id, Completed(exit_code, captured(stdout), captured(stderr), 5, **more), duration_ms=len(server_id))
+    return HostResult(
+        server_id, Completed(exit_code, captured(stdout), captured(stderr), 5, **more), duration_ms=len(server_id)
+    )
 
 
 def failed(server_id: str, sentence: str) -> HostResult:
@@ -86,20 +88,37 @@ def test_how_long_it_took_does_not_matter() -> None:
         (["web", "mail"], "The webserver on {0} has no e-mail-address."),
     ],
 )
-def test_errors_that_differ_only_by_their_servers_name_fold_and_each_keeps_its_own_sentence(ids: list[str], sentence: str) -> None:
+def test_errors_that_differ_only_by_their_servers_name_fold_and_each_keeps_its_own_sentence(
+    ids: list[str], sentence: str
+) -> None:
     result = fold([failed(name, sentence) for name in ids], 1000)
     assert groups(result) == [ids]
     assert [item["error"] for item in result.results] == [sentence.format(name) for name in ids]
 
 
 def test_an_error_that_names_another_host_is_not_the_same() -> None:
-    result = fold([HostResult("web-1", error="web-1.example.com is down"), HostResult("web-2", error="web-2.example.com is down")], 1000)
+    result = fold(
+        [
+            HostResult("web-1", error="web-1.example.com is down"),
+            HostResult("web-2", error="web-2.example.com is down"),
+        ],
+        1000,
+    )
     assert groups(result) == [["web-1"], ["web-2"]]
 
 
 def test_success_is_an_exit_code_of_zero_without_an_error() -> None:
     timed_out = HostResult("d", Completed(None, captured("x"), Captured(), 5, timed_out=True), error="d did not end.")
-    result = fold([done("a"), done("b", exit_code=3), failed("c", "{} is down"), timed_out, done("e", exit_code=None, signal="KILL")], 1000)
+    result = fold(
+        [
+            done("a"),
+            done("b", exit_code=3),
+            failed("c", "{} is down"),
+            timed_out,
+            done("e", exit_code=None, signal="KILL"),
+        ],
+        1000,
+    )
     assert (result.succeeded, result.failed) == (1, 4)
     assert [item["success"] for item in result.results] == [True, False, False, False, False]
     assert [item["exit_code"] for item in result.results] == [0, 3, None, None, None]
@@ -117,11 +136,18 @@ def test_the_text_says_it_once_a_group_with_ids_as_ranges() -> None:
 
 
 def test_the_text_tells_an_end_by_a_signal_and_silence() -> None:
-    assert fold([done("a", exit_code=None, signal="KILL")], 1000).text() == "0 of 1 servers succeeded, 1 failed\n== a: ended by signal KILL\n(no output)"
+    assert (
+        fold([done("a", exit_code=None, signal="KILL")], 1000).text()
+        == "0 of 1 servers succeeded, 1 failed\n== a: ended by signal KILL\n(no output)"
+    )
 
 
 def test_what_a_host_had_printed_before_it_failed_is_shown_in_text_and_structured_content() -> None:
-    outcome = HostResult("a", Completed(None, captured("half of it\n"), Captured(), 5, timed_out=True), error="The command on a did not end within 5 s.")
+    outcome = HostResult(
+        "a",
+        Completed(None, captured("half of it\n"), Captured(), 5, timed_out=True),
+        error="The command on a did not end within 5 s.",
+    )
     result = fold([outcome], 1000)
     assert "== a: failed: The command on a did not end within 5 s.\nOutput until then:\nhalf of it" in result.text()
     assert by_id(result)["a"]["stdout"] == "half of it\n"
@@ -157,13 +183,20 @@ def test_nothing_at_all_can_be_folded() -> None:
 
 
 OUTCOMES = st.lists(
-    st.tuples(st.sampled_from(["", "x", "y" * 300]), st.sampled_from(["", "e"]), st.sampled_from([0, 1, None]), st.sampled_from([None, "{} is down"])),
+    st.tuples(
+        st.sampled_from(["", "x", "y" * 300]),
+        st.sampled_from(["", "e"]),
+        st.sampled_from([0, 1, None]),
+        st.sampled_from([None, "{} is down"]),
+    ),
     max_size=12,
 )
 
 
 @given(OUTCOMES, st.integers(0, 2000))
-def test_every_server_stands_once_in_the_results_and_once_in_the_groups(outcomes: list[tuple[str, str, int | None, str | None]], budget: int) -> None:
+def test_every_server_stands_once_in_the_results_and_once_in_the_groups(
+    outcomes: list[tuple[str, str, int | None, str | None]], budget: int
+) -> None:
     hosts = [
         failed(f"s{n}", error) if error else done(f"s{n}", out, err, code) for n, (out, err, code, error) in enumerate(outcomes)
     ]  # fmt: skip
@@ -171,7 +204,9 @@ def test_every_server_stands_once_in_the_results_and_once_in_the_groups(outcomes
     names = [host.server_id for host in hosts]
     assert [item["server_id"] for item in result.results] == names
     assert sorted(name for group in groups(result) for name in group) == sorted(names)
-    assert [names.index(group[0]) for group in groups(result)] == sorted(names.index(group[0]) for group in groups(result))
+    assert [names.index(group[0]) for group in groups(result)] == sorted(
+        names.index(group[0]) for group in groups(result)
+    )
     for group in result.groups:
         for name in group["server_ids"]:
             assert by_id(result)[name]["group"] == group["group"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 
 from fleetshell_tools import authentication, commands, discovery
 from fleetshell_tools.catalog import TOOLS
@@ -28,7 +28,19 @@ CONTRACT = {
     "execute_command": (
         {"server_id", "command"},
         {"timeout", "working_directory", "environment", "stdin"},
-        {"server_id", "command", "exit_code", "stdout", "stderr", "success", "duration_ms", "timed_out", "truncated", "running", "job_id"},
+        {
+            "server_id",
+            "command",
+            "exit_code",
+            "stdout",
+            "stderr",
+            "success",
+            "duration_ms",
+            "timed_out",
+            "truncated",
+            "running",
+            "job_id",
+        },
     ),
     "multi_server_execute": (
         {"command"},
@@ -86,7 +98,11 @@ def folder(tmp_path: Path) -> Path:
 def add(folder: Path) -> Callable[..., None]:
     def write(name: str, **keys: object) -> None:
         path = folder / f"{name}.conf"
-        path.write_text("".join(f"{key}: {value}\n" for key, value in {"id": name, "hostname": f"{name}.example.com", **keys}.items()))
+        path.write_text(
+            "".join(
+                f"{key}: {value}\n" for key, value in {"id": name, "hostname": f"{name}.example.com", **keys}.items()
+            )
+        )
         path.chmod(0o600)
 
     return write
@@ -99,7 +115,12 @@ def ctx(folder: Path) -> Any:
 
 @pytest.fixture
 def fleet(add: Callable[..., None], ctx: Any) -> Any:
-    add("db-1", tags="[db]", context="{environment: production, purpose: 'Orders, and invoices'}", services="{postgresql: {port: 5432}}")
+    add(
+        "db-1",
+        tags="[db]",
+        context="{environment: production, purpose: 'Orders, and invoices'}",
+        services="{postgresql: {port: 5432}}",
+    )
     add("web-1", tags="[web, eu]", context="{environment: production}", paths="{site: /srv/www}")
     add("web-2", tags="[web]", context="{environment: staging, notes: 'Runs Größe-Tests'}")
     return ctx
@@ -190,11 +211,15 @@ def test_the_list_is_filtered_by_tag_and_environment(fleet: Any, arguments: dict
         ({"query": "web", "tags": ["web"], "environment": "staging"}, ["web-2"]),
     ],
 )
-def test_a_search_finds_servers_in_which_every_word_occurs(fleet: Any, arguments: dict[str, Any], wanted: list[str]) -> None:
+def test_a_search_finds_servers_in_which_every_word_occurs(
+    fleet: Any, arguments: dict[str, Any], wanted: list[str]
+) -> None:
     assert ids(call(discovery.search_servers, fleet, **arguments)) == wanted
 
 
-def test_a_disabled_server_is_shown_with_the_reason_where_nothing_was_filtered(fleet: Any, add: Callable[..., None]) -> None:
+def test_a_disabled_server_is_shown_with_the_reason_where_nothing_was_filtered(
+    fleet: Any, add: Callable[..., None]
+) -> None:
     add("web-3", hostnam="x")
     output = call(discovery.list_servers, fleet)
     assert first_line(output) == "Found 3 servers"
@@ -206,7 +231,10 @@ def test_a_disabled_server_is_shown_with_the_reason_where_nothing_was_filtered(f
 
 def test_without_any_server_the_next_step_is_named(ctx: Any) -> None:
     output = call(discovery.list_servers, ctx)
-    assert output.text() == "Found 0 servers\nNo server is registered yet. The operator adds one with `fleetshell add-server`."
+    assert (
+        output.text()
+        == "Found 0 servers\nNo server is registered yet. The operator adds one with `fleetshell add-server`."
+    )
     assert output.structured()["notice"] in output.text()
 
 
@@ -249,7 +277,9 @@ def test_the_context_is_the_files_content_with_pins_and_connection(ctx: Any, add
         assert word in output.text()
 
 
-def test_the_context_of_an_unknown_or_disabled_server_is_an_error_that_helps(fleet: Any, add: Callable[..., None]) -> None:
+def test_the_context_of_an_unknown_or_disabled_server_is_an_error_that_helps(
+    fleet: Any, add: Callable[..., None]
+) -> None:
     with pytest.raises(NotFound, match='Did you mean "web-[12]"'):
         call(discovery.get_server_context, fleet, server_id="web1")
     add("bad", ssh_port="x")
@@ -268,7 +298,16 @@ def test_a_jump_server_that_is_broken_does_not_hide_the_context(folder: Path, ad
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(3600, "1 hour"), (7200, "2 hours"), (86400, "24 hours"), (5400, "90 minutes"), (60, "1 minute"), (90, "90 seconds"), (1, "1 second")]
+    ("seconds", "words"),
+    [
+        (3600, "1 hour"),
+        (7200, "2 hours"),
+        (86400, "24 hours"),
+        (5400, "90 minutes"),
+        (60, "1 minute"),
+        (90, "90 seconds"),
+        (1, "1 second"),
+    ],
 )
 def test_a_successful_authentication_says_how_long_it_lasts(ctx: Any, seconds: int, words: str) -> None:
     ctx.auth = Always(Grant(seconds))
@@ -292,7 +331,11 @@ def test_a_command_that_cannot_be_sent_is_refused_before_any_server_is_asked(fle
     for arguments in alone:
         with pytest.raises(BadArgument):
             call(commands.execute_command, fleet, server_id="web-1", **arguments)
-    many: list[dict[str, Any]] = [{"command": "ls"}, {"command": "ls", "tags": [], "server_ids": []}, {"command": " ", "server_ids": ["*"]}]
+    many: list[dict[str, Any]] = [
+        {"command": "ls"},
+        {"command": "ls", "tags": [], "server_ids": []},
+        {"command": " ", "server_ids": ["*"]},
+    ]
     for arguments in many:
         with pytest.raises(BadArgument):
             call(commands.multi_server_execute, fleet, **arguments)
@@ -319,7 +362,9 @@ def test_a_tools_schemas_are_valid_and_closed(tool: Tool) -> None:
         assert definition[name]["type"] == "object"
     assert definition["inputSchema"]["additionalProperties"] is False
     assert all(argument.get("description") for argument in definition["inputSchema"].get("properties", {}).values())
-    assert "description" not in json.dumps(definition["outputSchema"]["properties"]).replace('"description": {"type"', "")
+    assert "description" not in json.dumps(definition["outputSchema"]["properties"]).replace(
+        '"description": {"type"', ""
+    )
 
 
 @by_name
@@ -365,7 +410,10 @@ def samples(output: type[Output]) -> list[Output]:
         commands.CommandResult("a", "ls", 0, "out", "", True, 3),
         commands.CommandResult("a", "ls", None, "", "err", False, 3, signal="KILL", truncated=True, notice="cut"),
         commands.CommandResult("a", "ls", None, "", "", None, 3, running=True, job_id="job_1"),
-        commands.fold([HostResult("a", ok), HostResult("b", ok), HostResult("c", killed), HostResult("d", error="d is down")], 1000),
+        commands.fold(
+            [HostResult("a", ok), HostResult("b", ok), HostResult("c", killed), HostResult("d", error="d is down")],
+            1000,
+        ),
         commands.fold([], 1000),
     ]
     return [sample for sample in everything if type(sample) is output]

@@ -220,7 +220,10 @@ FAULTS = [
     ("fleetshell_tools/core/store.py", "import importlib\nimportlib.import_module('fleetshell_' + 'tools.app')"),
     ("fleetshell_tools/core/store.py", "import importlib\nimportlib.import_module(f'fleetshell_tools.relay.{x}')"),
     ("fleetshell_tools/core/store.py", "import importlib\nimportlib.import_module(f'fleetshell_tools.{x}')"),
-    ("fleetshell_tools/core/store.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..fleet import mux"),
+    (
+        "fleetshell_tools/core/store.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..fleet import mux",
+    ),
     ("fleetshell_tools/fleet/guard/rules.py", "from fleetshell_tools.relay.auth import Auth"),
     ("fleetshell_tools/fleet/mux.py", "from ..relay import auth"),
     ("fleetshell_tools/relay/httpd.py", "from fleetshell_tools.fleet import mux"),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from importlib import import_module
@@ -42,6 +43,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets question marks, not a traceback
     try:
         return _run(arguments)
     except FleetShellError as error:
@@ -126,8 +130,8 @@ def _become_owner(home: Home) -> None:
     """As root on another user's home, become that user first, so that no file there ever belongs to root."""
     try:
         owner = os.stat(home.path)
-    except FileNotFoundError:
-        return
+    except OSError:
+        return  # the command itself says what is wrong with the home
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
     import pwd
@@ -139,4 +143,7 @@ def _become_owner(home: Home) -> None:
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
+    if not (os.access(__file__, os.R_OK) and os.access(os.__file__, os.R_OK)):
+        raise FleetShellError(f"{home.path} belongs to {user.pw_name}, who can't read this installation of FleetShell ({sys.prefix}). "
+                              f"Install it where {user.pw_name} can.")  # fmt: skip
     os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)

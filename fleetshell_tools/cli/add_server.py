@@ -79,7 +79,7 @@ def add_server(args: argparse.Namespace, home: Home) -> int:
 
         with storage.locked(home.path / ".servers.lock"):
             _refuse_existing(inventory, server.id)
-            record(home, config, "server_added", "add-server", server.id, hostname=server.hostname)
+            record(home, config, "server_added", "add-server", server_id=server.id, hostname=server.hostname)
             servers.write(path, data)
         print(f"Added {server.id}: {path}")
 

@@ -24,13 +24,13 @@ _FRAME = "═" * 67
 def setup(args: argparse.Namespace, home: Home) -> int:
     """Show the QR code of the TOTP secret again; creates a secret where there is none, and never replaces one."""
     config = home.config()
-    from fleetshell_tools.app import new_totp_secret, record_change
+    from fleetshell_tools.app import new_totp_secret, record
 
     secret, said = config.mfa.totp_secret, ""
     if not secret:
         secret = new_totp_secret()
         with writing(home):
-            record_change(home, config, "totp_secret_created", "auth setup")
+            record(home, config, "totp_secret_created", "auth setup")
             configuration.set_value(home.config_file, "mfa.totp_secret", secret)
         said = f"A new TOTP secret was created. {tell_relay(home)}".rstrip()
     if args.json:
@@ -129,10 +129,10 @@ def _switch(home: Home, config: Config, on: bool) -> int:
     if config.mfa.enabled == on:
         print(f"MFA is {word} already.")
     else:
-        from fleetshell_tools.app import record_change
+        from fleetshell_tools.app import record
 
         with writing(home):
-            record_change(home, config, f"auth_{word}", name)
+            record(home, config, f"auth_{word}", name)
             configuration.set_value(home.config_file, "mfa.enabled", on)
         print(f"MFA is now {word} in {home.config_file}.")
     # Even without a change: an earlier command may have failed just here.
@@ -144,10 +144,10 @@ def _switch(home: Home, config: Config, on: bool) -> int:
 def unlock(args: argparse.Namespace, home: Home) -> int:
     """Lift the lock-out that follows too many wrong codes."""
     config = home.config()
-    from fleetshell_tools.app import auth_state, record_change
+    from fleetshell_tools.app import auth_state, record
 
     with writing(home):
-        record_change(home, config, "auth_unlocked", "auth unlock")
+        record(home, config, "auth_unlocked", "auth unlock")
         auth_state(home).clear()
     print("No key is locked out now.")
     return 0

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fleetshell_tools.cli import demo_client, demo_servers, totp
+from fleetshell_tools.cli import demo_client, demo_servers
+from fleetshell_tools.cli.auth import totp_block
 from fleetshell_tools.cli.command import Arg, command
 from fleetshell_tools.cli.demo_client import Access, Plan
 from fleetshell_tools.cli.demo_servers import DemoServer, Isolation
@@ -242,7 +243,7 @@ class Demo:
 
     def _keep(self) -> None:
         self.story.step("Everything keeps running, for a client of yours")
-        totp.show_secret(self.home.config().mfa.totp_secret)
+        print(totp_block(self.home.config().mfa.totp_secret))
         print()
         self.story.say(
             "For a client on this machine, which can read the certificate where it is: there is nothing to copy."

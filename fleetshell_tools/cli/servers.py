@@ -62,7 +62,7 @@ def edit(args: argparse.Namespace, home: Home) -> int:
     def save(text: str) -> None:
         from fleetshell_tools.app import record
 
-        record(home, config, "server_edited", "edit", args.id)
+        record(home, config, "server_edited", "edit", server_id=args.id)
         storage.write_atomic(path, text)
         print(f"Saved {path}.")
         _warn_of_jump(inventory, args.id)
@@ -90,7 +90,7 @@ def remove(args: argparse.Namespace, home: Home) -> int:
         return 1
     from fleetshell_tools.app import forget_host_keys, record
 
-    record(home, config, "server_removed", "remove", args.id)
+    record(home, config, "server_removed", "remove", server_id=args.id)
     path.unlink(missing_ok=True)
     storage.sync_folder(path.parent)
     forget_host_keys(home, args.id)
@@ -130,7 +130,7 @@ def trust(args: argparse.Namespace, home: Home) -> int:
             if not output.confirm(f"Is that the key of {args.id}?"):
                 print("Nothing was changed.")
                 return 1
-        record(home, config, "host_key_trusted", "trust", args.id, old=old, new=new)
+        record(home, config, "host_key_trusted", "trust", server_id=args.id, old=old, new=new)
         fleet.host_keys.pin(args.id, offered)
     finally:
         close()

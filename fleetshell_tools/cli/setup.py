@@ -157,7 +157,7 @@ def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, s
 
     `config.yaml` comes last: as long as something else fails, the next run shows the secret that it then creates.
     """
-    from fleetshell_tools.app import new_totp_secret, record_change
+    from fleetshell_tools.app import new_totp_secret, record
 
     exists = os.path.lexists(home.config_file)
     fresh = args.force or not exists
@@ -171,7 +171,7 @@ def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, s
     secret = new_totp_secret() if fresh or "mfa.totp_secret" in missing else ""
     if fresh or missing or report.having("created", "renewed") or not home.audit_key.exists():
         new = ["config.yaml"] if fresh else list(missing)
-        record_change(home, config, "initialized", "init", created=[*report.having("created"), *new], renewed=report.having("renewed"))
+        record(home, config, "initialized", "init", created=[*report.having("created"), *new], renewed=report.having("renewed"))
     if fresh:
         aside = f"the old one is {_set_aside(home.config_file).name}" if exists else ""
         storage.write_atomic(home.config_file, config_text(home, secret))

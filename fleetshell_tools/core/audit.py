@@ -67,8 +67,10 @@ def create_key(key_path: Path) -> None:
 
 def load_key(key_path: Path) -> bytes:
     if not os.path.lexists(key_path):
-        raise ConfigError(f"The key of the audit log, {key_path}, is missing, so its records can be neither checked nor "
-                          "continued. Restore it from a backup; without one, move the log away to begin a new one.")
+        raise ConfigError(
+            f"The key of the audit log, {key_path}, is missing, so its records can be neither checked nor "
+            "continued. Restore it from a backup; without one, move the log away to begin a new one."
+        )
     check_secret(key_path)
     text = key_path.read_text("ascii", "replace").strip()
     if not re.fullmatch("[0-9a-f]{64}", text):
@@ -169,7 +171,9 @@ class AuditLog:
         while True:
             if self._head_fd is None:
                 make_folder(self.head_path.parent)
-                self._head_fd = os.open(self.head_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+                self._head_fd = os.open(
+                    self.head_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE
+                )
                 self._size = None
             fcntl.flock(self._head_fd, fcntl.LOCK_EX)
             if os.fstat(self._head_fd).st_nlink:
@@ -226,8 +230,10 @@ class AuditLog:
         if not created:
             check_private(self.path, folder=False)
             if not stat.S_ISREG(os.lstat(self.path).st_mode):
-                raise ConfigError(f"{self.path} is not a regular file, so no audit log can be kept in it. "
-                                  "Move it away, or set another `audit_log`.")
+                raise ConfigError(
+                    f"{self.path} is not a regular file, so no audit log can be kept in it. "
+                    "Move it away, or set another `audit_log`."
+                )
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self.path, flags, PRIVATE_FILE)
         info = os.fstat(self._fd)
@@ -252,7 +258,14 @@ class AuditLog:
     def _write_record(self, event: str, fields: dict[str, Any], durable: bool) -> None:
         assert self._size is not None
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
-        record = {"timestamp": now, "event": event, **_ALWAYS_PRESENT, **fields, "seq": self._seq + 1, "prev": self._prev}
+        record = {
+            "timestamp": now,
+            "event": event,
+            **_ALWAYS_PRESENT,
+            **fields,
+            "seq": self._seq + 1,
+            "prev": self._prev,
+        }
         body = _ENCODER.encode(record)[:-1].encode("ascii")
         digest = hmac.digest(self._key, body, "sha256").hex()
         line = b'%b%b,"hash":"%b"}\n' % (self._separator, body, digest.encode("ascii"))
@@ -349,9 +362,12 @@ class AuditLog:
         elif error.errno == errno.EFBIG:
             advice = "Raise the limit of the file size (`ulimit -f`, `LimitFSIZE=`), or move the log away."
         else:
-            advice = f"Check the file system, the owner and the mode of {folder} and of {error.filename or self.head_path}."
-        return AuditUnavailable(f"The audit log {self.path} can't be written ({error.strerror or error}), so nothing may run. "
-                                + advice)
+            advice = (
+                f"Check the file system, the owner and the mode of {folder} and of {error.filename or self.head_path}."
+            )
+        return AuditUnavailable(
+            f"The audit log {self.path} can't be written ({error.strerror or error}), so nothing may run. " + advice
+        )
 
 
 @dataclass(frozen=True)

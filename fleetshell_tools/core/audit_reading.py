@@ -110,15 +110,19 @@ class _Chain:
         if not authentic:
             return self.line, f"Line {self.line} was edited: its hash does not fit its content."
         if seq != self.seq + 1:
-            return self.line, (f"Line {self.line} holds record {seq} where record {self.seq + 1} belongs: lines were dropped "
-                               "or reordered, or an older part of the log was moved away.")
+            return self.line, (
+                f"Line {self.line} holds record {seq} where record {self.seq + 1} belongs: lines were dropped "
+                "or reordered, or an older part of the log was moved away."
+            )
         if prev != self.prev:
             return self.line, f"Line {self.line} does not follow the line before it: lines were dropped or reordered."
         if self.head is not None and self.head[0] == seq and self.head[1] != digest:
             return self.line, f"Line {self.line} holds another record {seq} than the head file names."
         self.seq, self.prev, self.records = seq, digest, self.records + 1
         if recovery.get("head_missing"):
-            self.notes.append(f"Line {self.line}: the head file was missing, so a cut just before it can't be ruled out.")
+            self.notes.append(
+                f"Line {self.line}: the head file was missing, so a cut just before it can't be ruled out."
+            )
         return None
 
     def _check_torn(self, recovery: dict[str, Any]) -> tuple[int, str] | None:
@@ -129,7 +133,10 @@ class _Chain:
             return self.line, f"Line {self.line} describes a torn line before it, which was dropped."
         raw, first = b"\n".join(self.torn), self.line - len(self.torn)
         if described != (len(raw), hashlib.sha256(raw).hexdigest()):
-            return first, f"Line {first} was edited: it is no whole record, and no recovery record after it describes it."
+            return (
+                first,
+                f"Line {first} was edited: it is no whole record, and no recovery record after it describes it.",
+            )
         self.notes.append(f"Line {first}: torn by a crash ({len(raw)} bytes), sealed by line {self.line}.")
         self.torn.clear()
         return None
@@ -138,16 +145,26 @@ class _Chain:
         after = self.line + 1
         if self.torn:
             first = after - len(self.torn)
-            return first, f"Line {first} is torn: it is no whole record. The next start of the relay seals what a crash tore."
+            return (
+                first,
+                f"Line {first} is torn: it is no whole record. The next start of the relay seals what a crash tore.",
+            )
         if self.head is None:
-            return after, "The head file is missing or unreadable, so nothing shows whether the tail of the log was cut off."
+            return (
+                after,
+                "The head file is missing or unreadable, so nothing shows whether the tail of the log was cut off.",
+            )
         if self.head[0] > self.seq:
-            return after, (f"The tail was cut off: the head file says that record {self.head[0]} is the last, but the log "
-                           f"ends at record {self.seq}, before line {after}.")
+            return after, (
+                f"The tail was cut off: the head file says that record {self.head[0]} is the last, but the log "
+                f"ends at record {self.seq}, before line {after}."
+            )
         return None
 
 
-def read(path: Path, *, last: int | None = None, server: str | None = None, failed: bool = False) -> Iterator[dict[str, Any]]:
+def read(
+    path: Path, *, last: int | None = None, server: str | None = None, failed: bool = False
+) -> Iterator[dict[str, Any]]:
     """The newest `last` records (None: all), the oldest of them first; lines that are no records are left out.
 
     Args:

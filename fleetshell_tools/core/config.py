@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,9 @@ class Security:
         "What is blocked: the five default words name classes of the guard, other text is an argv prefix, `re:…` a regular expression.",
     )
     guard: dict[str, str] = option(
-        factory=dict, doc="Per class of the guard: never, approvable or allow.", choices=("never", "approvable", "allow")
+        factory=dict,
+        doc="Per class of the guard: never, approvable or allow.",
+        choices=("never", "approvable", "allow"),
     )
     allow_local: bool = option(False, "Allow servers with `connection: local`, which run commands on the relay itself.")
 
@@ -103,7 +106,9 @@ class Ssh:
     max_parallel: int = option(256, "Servers that one call works on at once.", low=1, high=1024)
     max_starting: int = option(32, "Connections that start at once.", low=1, high=256)
     sessions_per_server: int = option(8, "Commands at once on one server; more wait in a queue.", low=1, high=64)
-    max_connections: int = option(512, "SSH connections at once; beyond it the one that was idle longest is closed.", low=1, high=65536)
+    max_connections: int = option(
+        512, "SSH connections at once; beyond it the one that was idle longest is closed.", low=1, high=65536
+    )
     idle_seconds: int = option(600, "An SSH connection without work for this long is closed.", low=5, high=86400)
     alive_interval: int = option(
         15, "Seconds between keep-alive messages; three unanswered ones end a connection.", low=1, high=3600
@@ -170,6 +175,14 @@ def _check(config: Config, document: yamlfile.Document) -> None:
             "relay.http.auth.api_key is shorter than 16 characters; remove the "
             "line and run `fleetshell init` to get a key of 256 bits.",
         )
+    secret = config.mfa.totp_secret.replace(" ", "").rstrip("=").upper()
+    try:
+        base64.b32decode(secret + "=" * (-len(secret) % 8))
+    except ValueError:
+        raise document.error(
+            ("mfa", "totp_secret"),
+            "mfa.totp_secret is not base32 of a whole length; remove the line and run `fleetshell auth setup` to get a new one.",
+        ) from None
 
 
 def set_value(path: Path, key: str, value: object) -> None:

@@ -37,7 +37,15 @@ def option(
         means: What a `pattern` allows, in words.
         secret: Its value never stands in an error message.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": tuple(choices), "pattern": pattern, "means": means, "secret": secret}
+    metadata = {
+        "doc": doc,
+        "low": low,
+        "high": high,
+        "choices": tuple(choices),
+        "pattern": pattern,
+        "means": means,
+        "secret": secret,
+    }
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -59,7 +67,8 @@ def build(cls: type[T], data: Any, document: Document, path: Path_ = ()) -> T:
         if key not in fields:
             place = f" in {where}" if where else ""
             raise document.error(
-                (*path, key), f"unknown key {describe(key)}{place}.{nearest(key, fields)} Allowed here: {', '.join(fields)}."
+                (*path, key),
+                f"unknown key {describe(key)}{place}.{nearest(key, fields)} Allowed here: {', '.join(fields)}.",
             )
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -138,7 +147,9 @@ def _check_range(value: int, document: Document, path: Path_, name: str, rules: 
 def _check_text(value: str, document: Document, path: Path_, name: str, rules: Any) -> str:
     choices, pattern = rules.get("choices"), rules.get("pattern")
     if choices and value not in choices:
-        raise document.error(path, f"{name} is {describe(value)}; allowed: {', '.join(choices)}.{nearest(value, choices)}")
+        raise document.error(
+            path, f"{name} is {describe(value)}; allowed: {', '.join(choices)}.{nearest(value, choices)}"
+        )
     if pattern and not re.fullmatch(pattern, value):
         what = "holds other characters than are allowed" if rules.get("secret") else f"is {describe(value)}"
         raise document.error(path, f"{name} {what}; allowed: {rules.get('means') or pattern}.")

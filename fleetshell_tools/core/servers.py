@@ -116,7 +116,9 @@ def parse(text: str, name: str, expected_id: str | None = None) -> Server:
         try:
             ipaddress.IPv6Address(server.hostname.strip("[]"))
         except ValueError:
-            raise document.error(("hostname",), f'hostname is "{server.hostname}"; allowed: a host name or an IP address.') from None
+            raise document.error(
+                ("hostname",), f'hostname is "{server.hostname}"; allowed: a host name or an IP address.'
+            ) from None
     for name in SECTIONS:
         if not isinstance(server.context.get(name, {}) or {}, dict):
             raise document.error(("context", name), f"context.{name} must be a map of keys and values.")

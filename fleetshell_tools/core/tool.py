@@ -123,7 +123,9 @@ class Tool:
         for name in given:
             if name not in known:
                 allowed = ", ".join(known) or "none"
-                raise BadArgument(f'{self.name} has no argument "{name}".{nearest(name, known)} Its arguments: {allowed}.')
+                raise BadArgument(
+                    f'{self.name} has no argument "{name}".{nearest(name, known)} Its arguments: {allowed}.'
+                )
         values: dict[str, Any] = {}
         for parameter in self.parameters:
             value = given.get(parameter.name)
@@ -249,7 +251,11 @@ def _allowed(parameter: Parameter) -> str:
         return "an object with text values, none with a NUL character" if args[1] is str else "an object"
     for rule in parameter.rules:
         if isinstance(rule, Range):
-            return f"a whole number from {rule.low} to {rule.high}" if hint is int else f"a number from {rule.low} to {rule.high}"
+            return (
+                f"a whole number from {rule.low} to {rule.high}"
+                if hint is int
+                else f"a number from {rule.low} to {rule.high}"
+            )
         return rule.means
     return {str: "text without NUL characters", int: "a whole number", bool: "true or false", float: "a number"}[hint]
 
@@ -265,7 +271,9 @@ def _check(parameter: Parameter, value: Any) -> Any:
     elif origin is list:
         valid = isinstance(value, list) and all(_is(args[0], item) for item in value)
     elif origin is dict:
-        valid = isinstance(value, dict) and all(_is(str, key) and (args[1] is Any or _is(args[1], item)) for key, item in value.items())
+        valid = isinstance(value, dict) and all(
+            _is(str, key) and (args[1] is Any or _is(args[1], item)) for key, item in value.items()
+        )
     elif _is(hint, value):
         value = int(value) if hint is int else value
         valid = all(_obeys(rule, value) for rule in parameter.rules)
@@ -301,7 +309,9 @@ def _is(hint: Any, value: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool)
     if hint is int:
-        return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+        return (isinstance(value, int) and not isinstance(value, bool)) or (
+            isinstance(value, float) and value.is_integer()
+        )
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, str) and "\0" not in value

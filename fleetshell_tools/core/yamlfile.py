@@ -22,7 +22,9 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 Path_ = tuple["str | int", ...]
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Dumper: Any = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {"ignore_aliases": lambda self, data: True})
+_Dumper: Any = type(
+    "_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {"ignore_aliases": lambda self, data: True}
+)
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
@@ -87,7 +89,9 @@ def parse(text: str, name: str) -> Document:
     strange = _UNREADABLE.search(text)
     if strange:
         line = text.count("\n", 0, strange.start()) + 1
-        raise ConfigError(f"{name}, line {line}: the control character U+{ord(strange[0]):04X} is not accepted; write it as an escape in quotes.")
+        raise ConfigError(
+            f"{name}, line {line}: the control character U+{ord(strange[0]):04X} is not accepted; write it as an escape in quotes."
+        )
     try:
         root = _compose(_ended(text))
         document.data = _convert(root, (), document) if root is not None else None
@@ -186,7 +190,7 @@ def scalar(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
-        return '"' + re.sub(r'[^ !#-\[\]-~\xa1-\u167f\u2c00-\ud7ff]', _escape, value) + '"'
+        return '"' + re.sub(r"[^ !#-\[\]-~\xa1-\u167f\u2c00-\ud7ff]", _escape, value) + '"'
     if isinstance(value, list):
         return "[" + ", ".join(scalar(item) for item in value) + "]"
     if isinstance(value, dict):
@@ -197,7 +201,9 @@ def scalar(value: Any) -> str:
 def _escape(match: re.Match[str]) -> str:
     short = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
     code = ord(match[0])
-    return short.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
+    return short.get(match[0]) or (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
 
 
 def _key(key: str) -> str:
@@ -216,7 +222,9 @@ def set_value(text: str, path: tuple[str, ...], value: Any, name: str) -> str:
     target = expected
     for depth, key in enumerate(path):
         if not isinstance(target, dict):
-            raise ConfigError(f"{name}: `{'.'.join(path[:depth])}` is not a block of keys; please edit the file by hand.")
+            raise ConfigError(
+                f"{name}: `{'.'.join(path[:depth])}` is not a block of keys; please edit the file by hand."
+            )
         if depth == len(path) - 1:
             target[key] = value
         elif target.get(key) is None:
@@ -233,7 +241,9 @@ def set_value(text: str, path: tuple[str, ...], value: Any, name: str) -> str:
     except ConfigError:
         fits = False
     if not fits:
-        raise ConfigError(f"{name}: `{'.'.join(path)}` can't be set without disturbing the rest of the file; please edit it by hand.")
+        raise ConfigError(
+            f"{name}: `{'.'.join(path)}` can't be set without disturbing the rest of the file; please edit it by hand."
+        )
     return new
 
 
@@ -273,7 +283,9 @@ def _replace(text: str, key: Any, node: Any, value: Any) -> str:
     if isinstance(node, yaml.CollectionNode) and not node.flow_style:
         line = _line_end(text, slot)
         stop = _last_line_end(text, key, node)
-        moved = "".join(f"\n{' ' * (key.start_mark.column + 2)}{comment}" for comment in _comments(text, line, stop, node))
+        moved = "".join(
+            f"\n{' ' * (key.start_mark.column + 2)}{comment}" for comment in _comments(text, line, stop, node)
+        )
         return f"{text[:slot]} {new}{text[slot:line].rstrip()}{moved}{text[stop:]}"
     at = _line_end(text, end)
     moved = "".join(f"\n{' ' * (key.start_mark.column + 2)}{comment}" for comment in _comments(text, start, end, node))
@@ -335,7 +347,9 @@ def _comments(text: str, start: int, end: int, node: Any) -> list[str]:
     for scalar_node in _scalars(node):
         found += re.findall(r"#[^\n]*", text[start : max(start, scalar_node.start_mark.index)])
         if scalar_node.style in ("|", ">"):
-            found += re.findall(r"#[^\n]*", text[scalar_node.start_mark.index : _line_end(text, scalar_node.start_mark.index)])
+            found += re.findall(
+                r"#[^\n]*", text[scalar_node.start_mark.index : _line_end(text, scalar_node.start_mark.index)]
+            )
         start = max(start, scalar_node.end_mark.index)
     return found + re.findall(r"#[^\n]*", text[start:end])
 

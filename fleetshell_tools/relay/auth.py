@@ -118,7 +118,12 @@ class Authenticator:
     """
 
     def __init__(
-        self, config: Config, state: AuthState, *, now: Callable[[], float] = time.time, clock: Callable[[], float] = boottime
+        self,
+        config: Config,
+        state: AuthState,
+        *,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = boottime,
     ) -> None:
         self._state = state
         self._now = now
@@ -172,7 +177,9 @@ class Authenticator:
             return Grant(0, needed=False)
         code = code.replace(" ", "").strip()
         if not (len(code) == 6 and code.isascii() and code.isdigit()):
-            raise AuthenticationFailed("A code has six digits. Ask the user for the one that the authenticator app shows now.")
+            raise AuthenticationFailed(
+                "A code has six digits. Ask the user for the one that the authenticator app shows now."
+            )
         principal, slot = caller.principal, self._slot(caller.principal, session_id)
         now = self._now()
         outcome: list[Grant] = []

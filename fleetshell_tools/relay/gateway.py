@@ -50,7 +50,9 @@ class HostNames:
             ipaddress.ip_address(name.strip("[]"))
             return True
         except ValueError:
-            return name in self._names or any(known.startswith("*.") and name.partition(".")[2] == known[2:] for known in self._names)
+            return name in self._names or any(
+                known.startswith("*.") and name.partition(".")[2] == known[2:] for known in self._names
+            )
 
     def allow_header(self, value: str) -> bool:
         """Whether a Host header is fine."""
@@ -92,10 +94,15 @@ class Gateway:
         """Refuse before the body is read: a foreign Host or Origin, an unknown path, a missing or wrong key."""
         host = head.headers.get("Host")
         if host is not None and not self.hosts.allow_header(host):
-            return http1.error(403, f"the Host {host[:100]!r} is not served here; the operator can add it to relay.http.allowed_hosts")
+            return http1.error(
+                403, f"the Host {host[:100]!r} is not served here; the operator can add it to relay.http.allowed_hosts"
+            )
         origin = head.headers.get("Origin")
         if origin is not None and not self.hosts.allow_origin(origin):
-            return http1.error(403, f"the Origin {origin[:100]!r} may not use this relay; the operator can add its host to relay.http.allowed_hosts")
+            return http1.error(
+                403,
+                f"the Origin {origin[:100]!r} may not use this relay; the operator can add its host to relay.http.allowed_hosts",
+            )
         if head.path == HEALTH:
             return Admitted(None) if head.method in ("GET", "HEAD") else http1.error(405, "GET only")
         if head.path.rstrip("/") != PATH:
@@ -108,7 +115,9 @@ class Gateway:
         assert isinstance(admitted, Admitted)
         if admitted.principal is None:
             return _HEALTHY
-        work = self._endpoint.receive(HttpRequest(request.method, request.headers, request.body, admitted.principal.key_id))
+        work = self._endpoint.receive(
+            HttpRequest(request.method, request.headers, request.body, admitted.principal.key_id)
+        )
         if isinstance(work, Listen):
             return EventStream(work.stream.attach, partial(self._endpoint.hang_up, work), standing=True)
         if isinstance(work, Calls):

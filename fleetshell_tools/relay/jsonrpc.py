@@ -181,7 +181,9 @@ def error_bytes(request_id: RequestId | None, error: RpcError | Rejection) -> by
 def _classify_response(value: dict[str, Any], known_id: RequestId | None) -> Response:
     if ("result" in value) == ("error" in value):
         raise Rejection(
-            INVALID_REQUEST, "A JSON-RPC message has a `method`, or else one of `result` and `error`.", request_id=known_id
+            INVALID_REQUEST,
+            "A JSON-RPC message has a `method`, or else one of `result` and `error`.",
+            request_id=known_id,
         )
     # An error response has a null id where the peer could not read ours (JSON-RPC 2.0, section 5).
     if known_id is None and not ("error" in value and value.get("id") is None):
@@ -193,7 +195,14 @@ def _unreadable(why: str) -> Rejection:
     return Rejection(PARSE_ERROR, f"The body could not be read as JSON: {why}.")
 
 
-_KINDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer", float: "a fraction"}
+_KINDS = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a fraction",
+}
 
 
 def _kind(value: object) -> str:

@@ -41,14 +41,24 @@ def _openssl() -> str:
 def machine_names(hostnames: list[str]) -> tuple[list[str], list[str]]:
     """The names and addresses under which clients may reach this machine: those given, its own, and loopback."""
     names, addresses = [], []
-    for host in [*hostnames, socket.gethostname(), socket.getfqdn(), "localhost", "127.0.0.1", "::1", *_own_addresses()]:
+    for host in [
+        *hostnames,
+        socket.gethostname(),
+        socket.getfqdn(),
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        *_own_addresses(),
+    ]:
         try:
             addresses.append(str(ipaddress.ip_address(host.strip("[]"))))
         except ValueError:
             if re.fullmatch(r"(\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", host):
                 names.append(host.lower())
             elif host in hostnames:
-                raise FleetShellError(f'"{host}" is neither a host name nor an IP address; give --hostname one of these.') from None
+                raise FleetShellError(
+                    f'"{host}" is neither a host name nor an IP address; give --hostname one of these.'
+                ) from None
     return list(dict.fromkeys(names)), list(dict.fromkeys(addresses))
 
 
@@ -91,7 +101,9 @@ subjectAltName = {alternative}
                    "-days", str(DAYS), "-config", str(config), "-keyout", str(new_key), "-out", str(new_cert)]  # fmt: skip
         run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if run.returncode != 0:
-            raise FleetShellError(f"openssl could not make the certificate: {run.stderr.strip().splitlines()[-1:] or 'no message'}")
+            raise FleetShellError(
+                f"openssl could not make the certificate: {run.stderr.strip().splitlines()[-1:] or 'no message'}"
+            )
         storage.write_atomic(key, new_key.read_bytes())
         storage.write_atomic(cert, new_cert.read_bytes())
     return read(cert)
@@ -104,10 +116,14 @@ def read(cert: Path) -> Certificate:
         ConfigError: Missing or no certificate.
     """
     command = [_openssl(), "x509", "-noout", "-enddate", "-ext", "subjectAltName", "-in", str(cert)]
-    run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"})
+    run = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}
+    )
     ends = re.search(r"notAfter=(.*)", run.stdout)
     if run.returncode != 0 or ends is None:
-        raise ConfigError(f"{cert} is not a certificate in PEM form. Run `fleetshell init --renew-cert`, or set relay.http.cert_file.")
+        raise ConfigError(
+            f"{cert} is not a certificate in PEM form. Run `fleetshell init --renew-cert`, or set relay.http.cert_file."
+        )
     when = datetime.strptime(" ".join(ends[1].split()), "%b %d %H:%M:%S %Y GMT").replace(tzinfo=timezone.utc)
     addresses = [str(ipaddress.ip_address(text.strip())) for text in re.findall(r"IP Address:([^,\n]+)", run.stdout)]
     return Certificate(tuple(re.findall(r"DNS:([^,\s]+)", run.stdout)), tuple(addresses), when)

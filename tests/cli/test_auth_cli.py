@@ -14,7 +14,7 @@ import yaml
 from support.homes import CONFIG, CliHome, home
 from support.mcp_client import connected
 from support.relay import RelayHome, RelayProcess, fleetshell
-from test_qr import DARK_TERMINAL, scan, screenshot
+from support.screen import DARK_TERMINAL, scan, screenshot
 
 from fleetshell_tools.core.errors import AuthenticationFailed, AuthenticationRequired
 from fleetshell_tools.core.home import Home

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
+from support.certificates import put_signed_certificate
 from support.homes import CliHome
 from support.relay import PROGRAM, RelayHome, RelayProcess, fleetshell
-from test_connect_info import put_signed_certificate
-from test_qr import DARK_TERMINAL, LIGHT_TERMINAL, scan, screenshot
+from support.screen import DARK_TERMINAL, LIGHT_TERMINAL, scan, screenshot
 
 from fleetshell_tools.core import config as configuration
 from fleetshell_tools.core.config import Config

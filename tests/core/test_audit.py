@@ -26,8 +26,20 @@ from fleetshell_tools.core.audit_reading import Verification, follow, read, veri
 from fleetshell_tools.core.errors import AuditUnavailable, ConfigError
 
 ROOT = Path(__file__).parents[2]
-KEYS = ["timestamp", "event", "server_id", "command", "exit_code", "success", "duration_ms", "tool", "principal", "client",
-        "session", "verdict"]
+KEYS = [
+    "timestamp",
+    "event",
+    "server_id",
+    "command",
+    "exit_code",
+    "success",
+    "duration_ms",
+    "tool",
+    "principal",
+    "client",
+    "session",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -87,9 +99,15 @@ def fill(place: Place, count: int) -> None:
 
 def writer(place: Place, body: str) -> list[str]:
     """The argv of another process that has `log` and runs `body`."""
-    lines = ["import sys, resource", "from pathlib import Path", "from fleetshell_tools.core.audit import AuditLog",
-             "from fleetshell_tools.core.errors import AuditUnavailable", "home = Path(sys.argv[1])",
-             "log = AuditLog(home / 'audit.log', home / 'audit.key', home / 'audit.head')", body]
+    lines = [
+        "import sys, resource",
+        "from pathlib import Path",
+        "from fleetshell_tools.core.audit import AuditLog",
+        "from fleetshell_tools.core.errors import AuditUnavailable",
+        "home = Path(sys.argv[1])",
+        "log = AuditLog(home / 'audit.log', home / 'audit.key', home / 'audit.head')",
+        body,
+    ]
     return [sys.executable, "-c", "\n".join(lines), str(place.folder)]
 
 
@@ -195,7 +213,12 @@ def test_a_cut_tail_still_shows_after_the_log_was_continued(place: Place) -> Non
     place.path.write_bytes(b"".join(place.lines()[:7]))
     assert place.log().record("command") == 12
     recovery = place.records()[7]
-    assert (recovery["event"], recovery["lost_from"], recovery["lost_through"], recovery["seq"]) == ("recovered", 8, 10, 11)
+    assert (recovery["event"], recovery["lost_from"], recovery["lost_through"], recovery["seq"]) == (
+        "recovered",
+        8,
+        10,
+        11,
+    )
     assert place.verify().first_bad_line == 8
 
 
@@ -271,7 +294,9 @@ def test_a_crash_between_the_record_and_the_head_is_no_loss(place: Place) -> Non
     assert place.verify() == Verification(ok=True, records=5)
 
 
-@pytest.mark.parametrize("torn", [b'{"timestamp":"20', b'{"timestamp":"20\n', b"\n", b"\x00" * 70_000, b'{"a":1}\n', b"a\nb\n\nc"])
+@pytest.mark.parametrize(
+    "torn", [b'{"timestamp":"20', b'{"timestamp":"20\n', b"\n", b"\x00" * 70_000, b'{"a":1}\n', b"a\nb\n\nc"]
+)
 def test_a_torn_tail_is_sealed_and_accepted_only_as_it_was(place: Place, torn: bytes) -> None:
     fill(place, 3)
     with place.path.open("ab") as file:
@@ -360,9 +385,11 @@ def test_four_processes_share_one_chain(place: Place) -> None:
 
 
 def test_a_killed_writer_loses_no_record_whose_durable_call_returned(place: Place) -> None:
-    body = ("import os, threading\ndef work():\n  while True:\n    log.record('outcome', command='y' * 9000)\n"
-            "    os.write(1, b'%d\\n' % log.record('intent', durable=True))\n"
-            "for _ in range(3): threading.Thread(target=work, daemon=True).start()\nthreading.Event().wait()")
+    body = (
+        "import os, threading\ndef work():\n  while True:\n    log.record('outcome', command='y' * 9000)\n"
+        "    os.write(1, b'%d\\n' % log.record('intent', durable=True))\n"
+        "for _ in range(3): threading.Thread(target=work, daemon=True).start()\nthreading.Event().wait()"
+    )
     promised: set[int] = set()
     for number in range(20):
         with subprocess.Popen(writer(place, body), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -406,7 +433,9 @@ def test_durable_records_of_many_threads_share_an_fsync(place: Place, monkeypatc
     assert count == 2
 
 
-def test_nobody_is_told_that_a_record_is_on_disk_after_its_fsync_failed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_told_that_a_record_is_on_disk_after_its_fsync_failed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log, real = place.log(), os.fsync
     log.record("start", durable=True)
     first_runs, go_on, failures = threading.Event(), threading.Event(), [2, 1]
@@ -473,8 +502,12 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
     folder.mkdir()
 
     def run(kibibytes: int) -> Place:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k,mode=700", "tmpfs", str(folder)],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k,mode=700", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
         mounted.append(Place(folder))
@@ -636,7 +669,9 @@ def test_following_misses_nothing_while_records_come_and_the_log_is_moved(place:
     os.rename(place.path, place.folder / "audit.log.1")
     log.record("command", number=8)
     assert [(record["event"], record["seq"]) for record in (next(records), next(records), next(records))] == [
-        ("command", 7), ("recovered", 8), ("command", 9)
+        ("command", 7),
+        ("recovered", 8),
+        ("command", 9),
     ]
     stop.set()
     assert next(records, None) is None

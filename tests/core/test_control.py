@@ -70,7 +70,10 @@ def test_a_request_is_answered(server: control.ControlServer, path: Path) -> Non
 
 def test_many_may_ask_at_once(server: control.ControlServer, path: Path) -> None:
     answers: list[Any] = []
-    threads = [threading.Thread(target=lambda n=n: answers.append(control.ask(path, {"do": "echo", "text": n}))) for n in range(20)]
+    threads = [
+        threading.Thread(target=lambda n=n: answers.append(control.ask(path, {"do": "echo", "text": n})))
+        for n in range(20)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -78,13 +81,17 @@ def test_many_may_ask_at_once(server: control.ControlServer, path: Path) -> None
     assert sorted(answer["echo"] for answer in answers) == list(range(20))
 
 
-def test_an_error_of_the_relay_reaches_the_one_who_asked_as_its_sentence(server: control.ControlServer, path: Path) -> None:
+def test_an_error_of_the_relay_reaches_the_one_who_asked_as_its_sentence(
+    server: control.ControlServer, path: Path
+) -> None:
     with pytest.raises(FleetShellError, match=r"^This is refused; try another\.$"):
         control.ask(path, {"do": "refuse"})
 
 
 @pytest.mark.parametrize("request_", [{"do": "dance"}, {}])
-def test_a_request_that_the_relay_does_not_know_is_answered_so(server: control.ControlServer, path: Path, request_: dict[str, Any]) -> None:
+def test_a_request_that_the_relay_does_not_know_is_answered_so(
+    server: control.ControlServer, path: Path, request_: dict[str, Any]
+) -> None:
     with pytest.raises(FleetShellError, match="not one that this relay knows"):
         control.ask(path, request_)
 
@@ -168,7 +175,11 @@ except FleetShellError as error:
 
 def ask_as_nobody(path: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", ASK_AS_NOBODY, str(path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+        [sys.executable, "-c", ASK_AS_NOBODY, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
     )
     return done.stdout.strip()
 
@@ -189,7 +200,19 @@ def test_another_user_is_kept_out_by_the_mode_and_where_that_was_opened_by_the_p
 
 @pytest.mark.parametrize(
     "data",
-    [b"garbage\n", b"\n", b"", b"\xff\xfe\n", b"[]\n", b'"do"\n', b"7\n", b"null\n", b'{"do": \n', b"[" * 100_000 + b"\n", b'{"do": ' * 5000 + b"\n"],
+    [
+        b"garbage\n",
+        b"\n",
+        b"",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b'"do"\n',
+        b"7\n",
+        b"null\n",
+        b'{"do": \n',
+        b"[" * 100_000 + b"\n",
+        b'{"do": ' * 5000 + b"\n",
+    ],
     ids=["word", "empty line", "nothing", "no UTF-8", "list", "text", "number", "null", "cut", "deep list", "deep map"],
 )
 def test_garbage_is_answered_and_the_next_request_works(server: control.ControlServer, path: Path, data: bytes) -> None:
@@ -226,7 +249,12 @@ def test_a_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch, path: Path
 
 @pytest.mark.parametrize(
     ("answer", "about"),
-    [(b"", "the relay closed the connection"), (b"garbage\n", "can't be read"), (b"[1]\n", "can't be read"), (b"x" * (control.MAX_LINE + 1), "can't be read")],
+    [
+        (b"", "the relay closed the connection"),
+        (b"garbage\n", "can't be read"),
+        (b"[1]\n", "can't be read"),
+        (b"x" * (control.MAX_LINE + 1), "can't be read"),
+    ],
     ids=["nothing", "garbage", "list", "endless"],
 )
 def test_an_answer_that_is_none_becomes_a_sentence(path: Path, answer: bytes, about: str) -> None:

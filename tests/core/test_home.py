@@ -52,7 +52,14 @@ def test_files_lie_where_the_contract_says(monkeypatch: pytest.MonkeyPatch) -> N
     }  # fmt: skip
     assert (home.audit_key.name, home.audit_head.relative_to(home.run)) == ("audit.key", Path("audit.head"))
     relay = Config().relay
-    names = (relay.private_key, relay.public_key, relay.log_file, relay.audit_log, relay.http.cert_file, relay.http.key_file)
+    names = (
+        relay.private_key,
+        relay.public_key,
+        relay.log_file,
+        relay.audit_log,
+        relay.http.cert_file,
+        relay.http.key_file,
+    )
     assert [str(home.file(name).relative_to(home.path)) for name in names] == [
         "relay.key", "relay.pub", "logs/relay.log", "logs/audit.log", "certs/cert.pem", "certs/key.pem"
     ]  # fmt: skip
@@ -95,7 +102,9 @@ def test_a_home_that_others_can_change_is_refused_with_the_command_that_mends_it
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_inside_that_others_can_change_or_that_is_a_link_is_refused(home: Home, folder: str, tmp_path: Path) -> None:
+def test_a_folder_inside_that_others_can_change_or_that_is_a_link_is_refused(
+    home: Home, folder: str, tmp_path: Path
+) -> None:
     (home.path / folder).chmod(0o770)
     with pytest.raises(ConfigError, match=f"chmod 700 {home.path / folder}"):
         home.check()
@@ -138,7 +147,11 @@ except ConfigError as error:
 """
     home.path.parent.chmod(0o700)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(home.path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+        [sys.executable, "-c", code, str(home.path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "can't be looked into by nobody; run `sudo -u OWNER fleetshell" in done.stdout

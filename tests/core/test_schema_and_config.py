@@ -70,7 +70,12 @@ def test_the_contracts_example_says_what_the_defaults_are(file: Path) -> None:
         assert home.file(getattr(given.relay, name)) == home.file(getattr(default.relay, name))
     for name in ("cert_file", "key_file"):
         assert home.file(getattr(given.relay.http, name)) == home.file(getattr(default.relay.http, name))
-    http = dataclasses.replace(given.relay.http, cert_file=default.relay.http.cert_file, key_file=default.relay.http.key_file, auth=default.relay.http.auth)
+    http = dataclasses.replace(
+        given.relay.http,
+        cert_file=default.relay.http.cert_file,
+        key_file=default.relay.http.key_file,
+        auth=default.relay.http.auth,
+    )
     relay = dataclasses.replace(given.relay, http=http, **{name: getattr(default.relay, name) for name in paths})
     assert dataclasses.replace(given, relay=relay, mfa=dataclasses.replace(given.mfa, totp_secret="")) == default
 
@@ -166,7 +171,9 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("text", "line", "words"), ERRORS, ids=[error[2][0] for error in ERRORS])
-def test_a_wrong_key_or_value_is_refused_with_key_line_and_what_is_allowed(file: Path, text: str, line: int, words: list[str]) -> None:
+def test_a_wrong_key_or_value_is_refused_with_key_line_and_what_is_allowed(
+    file: Path, text: str, line: int, words: list[str]
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load(file, text)
     message = caught.value.message
@@ -244,7 +251,9 @@ def test_setting_a_value_keeps_comments_and_order_and_the_mode(file: Path) -> No
 def test_setting_a_value_keeps_the_line_ends_of_windows(file: Path) -> None:
     file.write_bytes(CONTRACT.replace("\n", "\r\n").encode())
     config.set_value(file, "mfa.enabled", False)
-    assert file.read_bytes() == CONTRACT.replace("  enabled: true\n", "  enabled: false\n").replace("\n", "\r\n").encode()
+    assert (
+        file.read_bytes() == CONTRACT.replace("  enabled: true\n", "  enabled: false\n").replace("\n", "\r\n").encode()
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +269,9 @@ def test_setting_a_value_keeps_the_line_ends_of_windows(file: Path) -> None:
         ("mfa.enabled.deeper", 1, "`mfa.enabled` is not a block of keys"),
     ],
 )
-def test_a_value_that_would_make_the_file_invalid_is_refused_and_the_file_stays(file: Path, key: str, value: object, about: str) -> None:
+def test_a_value_that_would_make_the_file_invalid_is_refused_and_the_file_stays(
+    file: Path, key: str, value: object, about: str
+) -> None:
     file.write_text(CONTRACT, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         config.set_value(file, key, value)
@@ -289,14 +300,26 @@ def test_a_missing_open_or_unreadable_file_is_refused_with_a_sentence(file: Path
 
 def test_values_set_at_the_same_time_are_all_kept(file: Path) -> None:
     file.write_text(CONTRACT, encoding="utf-8")
-    changes = [("ssh.max_parallel", 7), ("ssh.max_starting", 9), ("mfa.session_lifetime", 120), ("protocol.session_idle", 99), ("mfa.enabled", False)]
+    changes = [
+        ("ssh.max_parallel", 7),
+        ("ssh.max_starting", 9),
+        ("mfa.session_lifetime", 120),
+        ("protocol.session_idle", 99),
+        ("mfa.enabled", False),
+    ]
     threads = [threading.Thread(target=config.set_value, args=(file, key, value)) for key, value in changes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     loaded = config.load(file)
-    got = (loaded.ssh.max_parallel, loaded.ssh.max_starting, loaded.mfa.session_lifetime, loaded.protocol.session_idle, loaded.mfa.enabled)
+    got = (
+        loaded.ssh.max_parallel,
+        loaded.ssh.max_starting,
+        loaded.mfa.session_lifetime,
+        loaded.protocol.session_idle,
+        loaded.mfa.enabled,
+    )
     assert got == (7, 9, 120, 99, False)
     assert sorted(os.listdir(file.parent)) == [".config.lock", "config.yaml"]
 

@@ -59,7 +59,9 @@ def add(folder: Path) -> Callable[..., Path]:
     def write(name: str, text: str | None = None, **keys: object) -> Path:
         path = folder / f"{name}.conf"
         lines = {"id": name, "hostname": f"{name}.example.com", **keys}
-        path.write_text(text if text is not None else "".join(f"{key}: {value}\n" for key, value in lines.items()), encoding="utf-8")
+        path.write_text(
+            text if text is not None else "".join(f"{key}: {value}\n" for key, value in lines.items()), encoding="utf-8"
+        )
         path.chmod(0o600)
         return path
 
@@ -79,7 +81,9 @@ def ids(found: list[Server]) -> list[str]:
     return [server.id for server in found]
 
 
-def test_the_contracts_example_is_read_as_it_stands(folder: Path, add: Callable[..., Path], inventory: Inventory) -> None:
+def test_the_contracts_example_is_read_as_it_stands(
+    folder: Path, add: Callable[..., Path], inventory: Inventory
+) -> None:
     add("mail-prod-01", MAIL)
     server = inventory.get("mail-prod-01")
     assert inventory.problems() == {}
@@ -100,7 +104,13 @@ def test_the_contracts_example_is_read_as_it_stands(folder: Path, add: Callable[
 def test_the_smallest_file_is_an_id_and_a_hostname(add: Callable[..., Path], inventory: Inventory) -> None:
     add("web")
     server = inventory.get("web")
-    assert (server.environment, server.purpose, server.tags, inventory.port(server), inventory.user(server)) == ("", "", (), 22, None)
+    assert (server.environment, server.purpose, server.tags, inventory.port(server), inventory.user(server)) == (
+        "",
+        "",
+        (),
+        22,
+        None,
+    )
     assert server.section("services") == {}
 
 
@@ -168,7 +178,9 @@ def test_a_file_whose_name_is_no_id_is_disabled(name: str, add: Callable[..., Pa
     assert "no valid id" in bad(inventory)
 
 
-def test_files_that_are_no_server_files_are_ignored(folder: Path, add: Callable[..., Path], inventory: Inventory) -> None:
+def test_files_that_are_no_server_files_are_ignored(
+    folder: Path, add: Callable[..., Path], inventory: Inventory
+) -> None:
     for name in ("README", "web.conf~", "web.conf.bak", ".web.conf", ".web.conf.0123.tmp", ".conf"):
         (folder / name).write_text("nonsense: [")
     add("a")
@@ -226,7 +238,9 @@ def test_anything_else_is_no_user_name(user: str) -> None:
 def test_an_option_with_a_key_of_its_own_is_refused_by_name_with_that_key(option: str, instead: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(f"ssh_options:\n  Compression: yes\n  {option}: x\n")
-    assert caught.value.message.startswith(f"web.conf, line 5: the ssh option {option} is set by FleetShell itself; use ")
+    assert caught.value.message.startswith(
+        f"web.conf, line 5: the ssh option {option} is set by FleetShell itself; use "
+    )
     assert instead in caught.value.message
 
 
@@ -238,11 +252,16 @@ def test_an_option_with_a_key_of_its_own_is_refused_by_name_with_that_key(option
      "KnownHostsCommand", "PKCS11Provider", "SecurityKeyProvider", "Include", "Match", "Host", "SendEnv", "SessionType", "ForkAfterAuthentication"],
 )  # fmt: skip
 def test_an_option_that_the_engine_owns_is_refused_by_name(option: str) -> None:
-    with pytest.raises(ConfigError, match=rf"line 4: the ssh option {option} is set by FleetShell itself and can't be changed here"):
+    with pytest.raises(
+        ConfigError, match=rf"line 4: the ssh option {option} is set by FleetShell itself and can't be changed here"
+    ):
         parse(f"ssh_options:\n  {option}: x\n")
 
 
-@pytest.mark.parametrize(("key", "value"), [("a b", "x"), ("-o", "x"), ("", "x"), ("Ciphers=x ProxyCommand", "x"), ("Ciphers\nProxyCommand", "x"), ("=", "x")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("a b", "x"), ("-o", "x"), ("", "x"), ("Ciphers=x ProxyCommand", "x"), ("Ciphers\nProxyCommand", "x"), ("=", "x")],
+)
 def test_what_is_no_name_of_an_option_is_refused(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match="is not the name of an ssh option"):
         parse(f"ssh_options: {{{yamlfile.scalar(key)}: {value}}}\n")
@@ -255,8 +274,15 @@ def test_an_options_value_can_not_bring_a_second_option(value: str) -> None:
 
 
 def test_other_options_are_kept_as_text() -> None:
-    server = parse("ssh_options: {Compression: yes, KexAlgorithms: +diffie-hellman-group14-sha1, RekeyLimit: 1, TCPKeepAlive: true}\n")
-    assert server.ssh_options == {"Compression": "yes", "KexAlgorithms": "+diffie-hellman-group14-sha1", "RekeyLimit": "1", "TCPKeepAlive": "true"}
+    server = parse(
+        "ssh_options: {Compression: yes, KexAlgorithms: +diffie-hellman-group14-sha1, RekeyLimit: 1, TCPKeepAlive: true}\n"
+    )
+    assert server.ssh_options == {
+        "Compression": "yes",
+        "KexAlgorithms": "+diffie-hellman-group14-sha1",
+        "RekeyLimit": "1",
+        "TCPKeepAlive": "true",
+    }
 
 
 @pytest.mark.parametrize("section", servers.SECTIONS)
@@ -304,7 +330,11 @@ def test_an_edit_of_the_same_size_whose_time_was_set_back_is_seen(
     while not path.stat().st_ctime_ns > before.st_ctime_ns:  # until the file system's clock has moved on
         path.write_text(path.read_text().replace("old", "new"))
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino) == (before.st_mtime_ns, before.st_size, before.st_ino)
+    assert (path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino) == (
+        before.st_mtime_ns,
+        before.st_size,
+        before.st_ino,
+    )
     assert inventory.get("a").tags == ("new",)
 
 
@@ -315,7 +345,9 @@ def test_a_file_that_replaces_another_is_seen(folder: Path, add: Callable[..., P
     assert inventory.get("a").tags == ("new",)
 
 
-def test_a_file_that_has_settled_is_not_read_again(add: Callable[..., Path], inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_has_settled_is_not_read_again(
+    add: Callable[..., Path], inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(servers, "SETTLING_NS", -1)
     add("a")
     first = inventory.get("a")
@@ -366,7 +398,9 @@ def test_files_that_come_and_go_meanwhile_disturb_no_reader(add: Callable[..., P
 # Files that are not to be trusted
 
 
-def test_a_link_is_disabled_even_to_a_good_file(tmp_path: Path, folder: Path, add: Callable[..., Path], inventory: Inventory) -> None:
+def test_a_link_is_disabled_even_to_a_good_file(
+    tmp_path: Path, folder: Path, add: Callable[..., Path], inventory: Inventory
+) -> None:
     path = add("a")
     path.rename(tmp_path / "real.conf")
     path.symlink_to(tmp_path / "real.conf")
@@ -375,7 +409,9 @@ def test_a_link_is_disabled_even_to_a_good_file(tmp_path: Path, folder: Path, ad
 
 
 @pytest.mark.parametrize("bits", [0o620, 0o602, 0o666])
-def test_a_file_that_others_can_change_is_disabled_even_if_it_was_good_before(bits: int, add: Callable[..., Path], inventory: Inventory) -> None:
+def test_a_file_that_others_can_change_is_disabled_even_if_it_was_good_before(
+    bits: int, add: Callable[..., Path], inventory: Inventory
+) -> None:
     path = add("a")
     assert ids(inventory.all()) == ["a"]
     path.chmod(bits)
@@ -391,7 +427,9 @@ def test_a_foreign_file_is_disabled(add: Callable[..., Path], inventory: Invento
     assert "belongs to uid 65534" in bad(inventory)
 
 
-def test_a_pipe_a_folder_a_huge_file_or_a_binary_one_disables_itself_alone(folder: Path, add: Callable[..., Path], inventory: Inventory) -> None:
+def test_a_pipe_a_folder_a_huge_file_or_a_binary_one_disables_itself_alone(
+    folder: Path, add: Callable[..., Path], inventory: Inventory
+) -> None:
     add("good")
     os.mkfifo(folder / "pipe.conf", 0o600)
     (folder / "dir.conf").mkdir(0o700)
@@ -416,7 +454,11 @@ def test_defaults_fill_what_a_file_leaves_out(folder: Path, add: Callable[..., P
     plain, own, bastion = (inventory.get(name) for name in ("plain", "own", "bastion"))
     assert (inventory.user(plain), inventory.port(plain)) == ("ops", 2222)
     assert (inventory.user(own), inventory.port(own)) == ("me", 23)
-    assert [jump.id if (jump := inventory.jump(server)) else None for server in (plain, own, bastion)] == ["bastion", "plain", None]
+    assert [jump.id if (jump := inventory.jump(server)) else None for server in (plain, own, bastion)] == [
+        "bastion",
+        "plain",
+        None,
+    ]
     assert [inventory.jump_id(server) for server in (plain, own, bastion)] == ["bastion", "plain", None]
 
 
@@ -448,10 +490,15 @@ def test_a_default_jump_whose_own_jump_leads_back_is_a_circle(folder: Path, add:
 def test_a_jump_to_an_unknown_or_disabled_server_says_so(add: Callable[..., Path], inventory: Inventory) -> None:
     add("a", jump="bastoin")
     add("bastion")
-    with pytest.raises(ConfigError, match=r'a jumps through bastoin, which can.t be used: There is no server "bastoin". Did you mean "bastion"\?'):
+    with pytest.raises(
+        ConfigError,
+        match=r'a jumps through bastoin, which can.t be used: There is no server "bastoin". Did you mean "bastion"\?',
+    ):
         inventory.jump(inventory.get("a"))
     add("bastoin", "id: [")
-    with pytest.raises(ConfigError, match="a jumps through bastoin, which can't be used: The server bastoin is disabled"):
+    with pytest.raises(
+        ConfigError, match="a jumps through bastoin, which can't be used: The server bastoin is disabled"
+    ):
         inventory.jump(inventory.get("a"))
 
 
@@ -491,16 +538,24 @@ def test_servers_are_those_named_and_those_with_every_tag_in_that_environment(
 
 
 @pytest.mark.parametrize(("server_ids", "tags", "environment"), [([], [], None), ([], [], "")])
-def test_no_selector_is_an_error_that_names_the_selectors(fleet: Inventory, server_ids: list[str], tags: list[str], environment: str | None) -> None:
+def test_no_selector_is_an_error_that_names_the_selectors(
+    fleet: Inventory, server_ids: list[str], tags: list[str], environment: str | None
+) -> None:
     with pytest.raises(BadArgument, match=r'server_ids, tags or environment \(server_ids: \["\*"\] means all\)'):
         fleet.select(server_ids, tags, environment)
 
 
 @pytest.mark.parametrize(
     ("tags", "environment", "words"),
-    [(["nope"], None, "tags nope"), ([], "nope", 'environment "nope"'), (["web", "db"], "production", 'tags web, db and environment "production"')],
+    [
+        (["nope"], None, "tags nope"),
+        ([], "nope", 'environment "nope"'),
+        (["web", "db"], "production", 'tags web, db and environment "production"'),
+    ],
 )
-def test_nothing_that_matches_is_an_error_that_says_what_was_asked(fleet: Inventory, tags: list[str], environment: str | None, words: str) -> None:
+def test_nothing_that_matches_is_an_error_that_says_what_was_asked(
+    fleet: Inventory, tags: list[str], environment: str | None, words: str
+) -> None:
     with pytest.raises(BadArgument, match=re.escape(f"No server matches {words}.")):
         fleet.select([], tags, environment)
 
@@ -517,7 +572,9 @@ def test_a_disabled_server_that_is_named_is_an_error_and_else_is_left_out(fleet:
     assert "broken" not in ids(fleet.select(["*"], [], None))
 
 
-def test_with_many_servers_the_error_names_ten_and_with_none_how_to_add_one(add: Callable[..., Path], inventory: Inventory) -> None:
+def test_with_many_servers_the_error_names_ten_and_with_none_how_to_add_one(
+    add: Callable[..., Path], inventory: Inventory
+) -> None:
     with pytest.raises(NotFound, match="none yet; add one with `fleetshell add-server`"):
         inventory.get("x")
     for number in range(12):
@@ -530,10 +587,21 @@ def test_with_many_servers_the_error_names_ten_and_with_none_how_to_add_one(add:
 
 
 def test_a_servers_file_is_written_private_and_read_back(folder: Path, inventory: Inventory) -> None:
-    data: dict[str, Any] = {"id": "a", "hostname": "::1", "ssh_user": "no", "tags": ["12:30", "x"], "context": {"purpose": 'a "b"\nc', "port": 5}}
+    data: dict[str, Any] = {
+        "id": "a",
+        "hostname": "::1",
+        "ssh_user": "no",
+        "tags": ["12:30", "x"],
+        "context": {"purpose": 'a "b"\nc', "port": 5},
+    }
     servers.write(folder / "a.conf", data)
     server = inventory.get("a")
-    assert (server.hostname, server.ssh_user, server.tags, server.context) == ("::1", "no", ("12:30", "x"), data["context"])
+    assert (server.hostname, server.ssh_user, server.tags, server.context) == (
+        "::1",
+        "no",
+        ("12:30", "x"),
+        data["context"],
+    )
     assert (folder / "a.conf").stat().st_mode & 0o777 == 0o600
 
 

@@ -20,8 +20,48 @@ parser: Any = importlib.import_module("re._parser" if sys.version_info >= (3, 11
 HOSTILE = st.lists(
     st.one_of(
         st.sampled_from(
-            [*("\x1b", "[", "]", "P", "X", "^", "_", "\\", "m", "0", ";", "?", "\x07", "\x9b", "\x9c", "\x9d", "\x90", "\x98", "\r", "\n", "\t", " "),
-             *("\u202e", "\u2066", "\u200b", "\u200d", "\ufeff", "\u00ad", "\U000e0041", "\U000e0101", "\ufe0f", "\u2028", "\ud800", "\x00", "é", "🙂")]
+            [
+                *(
+                    "\x1b",
+                    "[",
+                    "]",
+                    "P",
+                    "X",
+                    "^",
+                    "_",
+                    "\\",
+                    "m",
+                    "0",
+                    ";",
+                    "?",
+                    "\x07",
+                    "\x9b",
+                    "\x9c",
+                    "\x9d",
+                    "\x90",
+                    "\x98",
+                    "\r",
+                    "\n",
+                    "\t",
+                    " ",
+                ),
+                *(
+                    "\u202e",
+                    "\u2066",
+                    "\u200b",
+                    "\u200d",
+                    "\ufeff",
+                    "\u00ad",
+                    "\U000e0041",
+                    "\U000e0101",
+                    "\ufe0f",
+                    "\u2028",
+                    "\ud800",
+                    "\x00",
+                    "é",
+                    "🙂",
+                ),
+            ]
         ),
         st.text(max_size=5),
     ),
@@ -36,7 +76,12 @@ def forbidden(character: str) -> bool:
     category = unicodedata.category(character)
     hidden = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u3164\uffa0"
     variation = 0xFE00 <= ord(character) <= 0xFE0F or 0xE0000 <= ord(character) <= 0xE0FFF
-    return category in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in BIDI or character in hidden or variation
+    return (
+        category in ("Cc", "Cs", "Zl", "Zp")
+        or unicodedata.bidirectional(character) in BIDI
+        or character in hidden
+        or variation
+    )
 
 
 BIDI = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
@@ -92,7 +137,23 @@ def test_a_progress_bar_becomes_lines_so_that_nothing_overwritten_is_hidden() ->
 
 
 @pytest.mark.parametrize(
-    "unit", ["\x1b", "\x1b[", "\x1b]", "\x1bP", "\x1b[0;", "\x9b", "\x1b\x1b[", "\x1b(", "0", "\x1b]0;x\x1b", "\r", "\x9d\x9d", "\x1b[ ", "\u200b"]
+    "unit",
+    [
+        "\x1b",
+        "\x1b[",
+        "\x1b]",
+        "\x1bP",
+        "\x1b[0;",
+        "\x9b",
+        "\x1b\x1b[",
+        "\x1b(",
+        "0",
+        "\x1b]0;x\x1b",
+        "\r",
+        "\x9d\x9d",
+        "\x1b[ ",
+        "\u200b",
+    ],
 )
 def test_a_megabyte_of_broken_escapes_is_stripped(unit: str) -> None:
     garbage = unit * (1_000_000 // len(unit))
@@ -165,7 +226,11 @@ def test_output_of_which_the_collector_dropped_the_middle_says_so_however_large_
     assert (shown, cut) == ("AAAA\n[… 999,992 of 1,000,000 bytes left out here …]\nBBBB", True)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp"]), max_size=60), st.integers(0, 80), st.one_of(st.none(), st.integers(1, 30)))
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp"]), max_size=60),
+    st.integers(0, 80),
+    st.one_of(st.none(), st.integers(1, 30)),
+)
 @settings(max_examples=400)
 def test_a_cut_never_tears_a_character_and_its_counts_are_true(whole: str, budget: int, keep: int | None) -> None:
     raw = whole.encode()
@@ -203,7 +268,9 @@ def test_a_whole_last_character_of_the_head_stays() -> None:
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 5000), max_size=30))
-def test_shares_stay_within_the_budget_give_small_ones_whole_and_large_ones_the_same(budget: int, sizes: list[int]) -> None:
+def test_shares_stay_within_the_budget_give_small_ones_whole_and_large_ones_the_same(
+    budget: int, sizes: list[int]
+) -> None:
     shares = text.share(budget, sizes)
     assert len(shares) == len(sizes)
     assert sum(shares) <= budget
@@ -260,7 +327,15 @@ def expand(words: str) -> list[list[str]]:
     return parts
 
 
-@given(st.lists(st.one_of(st.from_regex(r"(web|db)-?[0-9]{1,2}(\.eu)?", fullmatch=True), st.from_regex(r"[a-z][a-z0-9._-]{0,8}", fullmatch=True)), max_size=30))
+@given(
+    st.lists(
+        st.one_of(
+            st.from_regex(r"(web|db)-?[0-9]{1,2}(\.eu)?", fullmatch=True),
+            st.from_regex(r"[a-z][a-z0-9._-]{0,8}", fullmatch=True),
+        ),
+        max_size=30,
+    )
+)
 @settings(max_examples=300)
 def test_ranges_expand_to_the_same_ids_in_the_order_of_their_first(ids: list[str]) -> None:
     parts = expand(text.compress_ids(ids))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 
 from fleetshell_tools.core.errors import BadArgument
 from fleetshell_tools.core.tool import Output, Pattern, Range, Tool, tool
@@ -104,7 +104,9 @@ def test_the_dataclass_is_the_output_schema_one_level_deep() -> None:
 
 
 def test_structured_content_is_plain_json_that_conforms() -> None:
-    result = Result("n", 1, 0.5, True, None, [{"a": (1, 2)}], {"b": Inner("x", ("y",))}, None, ("p", "q"), [Inner("z", ())])
+    result = Result(
+        "n", 1, 0.5, True, None, [{"a": (1, 2)}], {"b": Inner("x", ("y",))}, None, ("p", "q"), [Inner("z", ())]
+    )
     structured = result.structured()
     assert json.loads(json.dumps(structured)) == structured
     assert structured["items"] == [{"a": [1, 2]}]
@@ -157,7 +159,9 @@ def test_a_missing_argument_is_named_with_what_is_allowed() -> None:
 
 def test_an_unknown_argument_names_the_nearest_and_all() -> None:
     message = refused(cuont=1)
-    assert message.startswith('example has no argument "cuont". Did you mean "count"? Its arguments: name, count, share,')
+    assert message.startswith(
+        'example has no argument "cuont". Did you mean "count"? Its arguments: name, count, share,'
+    )
     with pytest.raises(BadArgument, match='bare has no argument "x". Its arguments: none.'):
         bare.arguments({"x": 1})
 
@@ -196,7 +200,9 @@ def test_an_unknown_argument_names_the_nearest_and_all() -> None:
         ({"arguments": '{"a": NaN}'}, "allowed: an object."),
     ],
 )
-def test_a_wrong_value_is_refused_with_argument_value_and_what_is_allowed(arguments: dict[str, Any], allowed: str) -> None:
+def test_a_wrong_value_is_refused_with_argument_value_and_what_is_allowed(
+    arguments: dict[str, Any], allowed: str
+) -> None:
     message = refused(**arguments)
     assert allowed in message
     assert message.startswith(f"The argument `{next(iter(arguments))}` is ")
@@ -218,8 +224,16 @@ def test_a_nul_character_is_refused_wherever_it_stands(arguments: dict[str, Any]
 
 
 def test_lists_and_objects_that_arrive_as_json_text_are_decoded() -> None:
-    got = given_(ids='["a", "b"]', numbers="[1, 2]", environment='{"A": "x"}', arguments=' {"a": {"b": [1, null, true]}} ')
-    assert got == {"name": "n", "ids": ["a", "b"], "numbers": [1, 2], "environment": {"A": "x"}, "arguments": {"a": {"b": [1, None, True]}}}
+    got = given_(
+        ids='["a", "b"]', numbers="[1, 2]", environment='{"A": "x"}', arguments=' {"a": {"b": [1, null, true]}} '
+    )
+    assert got == {
+        "name": "n",
+        "ids": ["a", "b"],
+        "numbers": [1, 2],
+        "environment": {"A": "x"},
+        "arguments": {"a": {"b": [1, None, True]}},
+    }
     assert given_(ids="[]", arguments="{}") == {"name": "n", "ids": [], "arguments": {}}
 
 
@@ -262,7 +276,14 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["name", "count", "share", "unit", "kind", "dry", "ids", "numbers", "environment", "arguments"]), JSON))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["name", "count", "share", "unit", "kind", "dry", "ids", "numbers", "environment", "arguments"]
+        ),
+        JSON,
+    )
+)
 def test_any_arguments_are_taken_as_the_schema_says_or_refused_with_a_sentence(arguments: dict[str, Any]) -> None:
     try:
         taken = example.arguments(arguments)

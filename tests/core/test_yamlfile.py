@@ -24,10 +24,16 @@ TRICKY = st.sampled_from(
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-(10**18) + 1, 10**18 - 1), TEXTS, TRICKY)
 KEYS = st.one_of(st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,8}", fullmatch=True), TEXTS, TRICKY)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=4)), max_leaves=12
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=4)),
+    max_leaves=12,
 )
 both_loaders = pytest.mark.parametrize(
-    "loader", [pytest.param(yaml.SafeLoader, id="pure"), pytest.param(getattr(yaml, "CSafeLoader", yaml.SafeLoader), id="libyaml")]
+    "loader",
+    [
+        pytest.param(yaml.SafeLoader, id="pure"),
+        pytest.param(getattr(yaml, "CSafeLoader", yaml.SafeLoader), id="libyaml"),
+    ],
 )
 
 
@@ -96,7 +102,9 @@ def test_what_is_not_accepted_is_refused_with_file_and_line(text: str, line: int
 
 @both_loaders
 def test_an_alias_bomb_is_refused_before_it_is_built(use_loader: None) -> None:
-    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)
+    ]
     with pytest.raises(ConfigError, match="test.yaml, line 1: anchors and aliases"):
         yamlfile.parse("\n".join(levels), "test.yaml")
 
@@ -281,7 +289,21 @@ def test_an_edit_that_is_not_possible_is_refused_with_a_sentence(text: str, path
 
 
 PLAIN_KEYS = ["alpha", "b-2", "c_3", "42", "no", "true"]
-LEAVES = ["1", "true", "plain words", "'single'", '"double # no comment"', "", "~", "[]", "[a, b]", "{}", "{x: 1, y: [2]}", "12:30", '"\\n"']
+LEAVES = [
+    "1",
+    "true",
+    "plain words",
+    "'single'",
+    '"double # no comment"',
+    "",
+    "~",
+    "[]",
+    "[a, b]",
+    "{}",
+    "{x: 1, y: [2]}",
+    "12:30",
+    '"\\n"',
+]
 
 
 @st.composite
@@ -348,9 +370,15 @@ def changed(before: Any, path: tuple[str, ...], value: Any) -> Any:
 
 @given(documents(), st.data(), VALUES, st.booleans())
 @settings(max_examples=200, deadline=None)
-@pytest.mark.parametrize("loader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)], ids=["pure", "libyaml"])
+@pytest.mark.parametrize(
+    "loader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)], ids=["pure", "libyaml"]
+)
 def test_any_edit_of_any_document_is_that_one_change_and_keeps_every_comment(
-    loader: type, document: tuple[str, list[tuple[str, ...]], list[str]], choices: st.DataObject, value: Any, windows: bool
+    loader: type,
+    document: tuple[str, list[tuple[str, ...]], list[str]],
+    choices: st.DataObject,
+    value: Any,
+    windows: bool,
 ) -> None:
     text, paths, comments = document
     if windows:

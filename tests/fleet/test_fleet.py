@@ -59,13 +59,15 @@ def test_a_large_stdin_and_a_large_output_at_once_do_not_block_each_other(web: T
 
 
 def test_the_working_directory_is_entered_whatever_its_name(web: TestFleet, tmp_path: Path) -> None:
-    for name in ("plain", "with space", "it's $(id) \"q\"", "-dash", "~tilde"):
+    for name in ("plain", "with space", 'it\'s $(id) "q"', "-dash", "~tilde"):
         (tmp_path / name).mkdir()
         assert web.out("web", "pwd", working_directory=str(tmp_path / name)) == f"{tmp_path / name}\n"
     assert web.out("web", "pwd", working_directory="~") == web.out("web", 'cd "$HOME" && pwd')
 
 
-def test_a_working_directory_that_is_not_there_is_a_bad_argument_and_nothing_runs(web: TestFleet, tmp_path: Path) -> None:
+def test_a_working_directory_that_is_not_there_is_a_bad_argument_and_nothing_runs(
+    web: TestFleet, tmp_path: Path
+) -> None:
     with pytest.raises(BadArgument, match="can't be entered on web: .*No such file"):
         web.run("web", f"touch {tmp_path}/ran", working_directory="/no/such/folder")
     assert not (tmp_path / "ran").exists()
@@ -97,7 +99,12 @@ def test_a_command_at_its_time_limit_is_ended_with_all_it_started(web: TestFleet
 def test_a_cancelled_command_is_ended(web: TestFleet, tmp_path: Path) -> None:
     cancelled = Cancellation()
     mark = tmp_path / "started"
-    timer = threading.Thread(target=lambda: (wait_until(mark.exists, 20, "the command has started"), cancelled.set()))
+
+    def cancel_soon() -> None:
+        wait_until(mark.exists, 20, "the command has started")
+        cancelled.set()
+
+    timer = threading.Thread(target=cancel_soon)
     timer.start()
     done = web.run("web", f"touch '{mark}'; sleep 1000", cancelled=cancelled)
     timer.join()
@@ -116,9 +123,18 @@ def test_a_call_that_is_cancelled_before_it_runs_starts_nothing(web: TestFleet, 
 def test_every_command_leaves_an_intent_and_an_outcome_in_the_audit_log(web: TestFleet) -> None:
     web.run("web", "exit 4", environment={"TOKEN": "s3cret-value"}, stdin=b"s3cret-stdin")
     started, pinned, finished = web.records()
-    assert (pinned["event"], pinned["server_id"], pinned["keys"]) == ("host_key_pinned", "web", web.fleet.fingerprints(web.inventory.get("web")))
+    assert (pinned["event"], pinned["server_id"], pinned["keys"]) == (
+        "host_key_pinned",
+        "web",
+        web.fleet.fingerprints(web.inventory.get("web")),
+    )
     assert (started["event"], started["server_id"], started["command"]) == ("started", "web", "exit 4")
-    assert (finished["event"], finished["exit_code"], finished["success"], finished["intent"]) == ("finished", 4, False, started["seq"])
+    assert (finished["event"], finished["exit_code"], finished["success"], finished["intent"]) == (
+        "finished",
+        4,
+        False,
+        started["seq"],
+    )
     text = (web.home.logs / "audit.log").read_text()
     assert "s3cret" not in text and "TOKEN" in text
 
@@ -128,7 +144,11 @@ def test_a_blocked_command_never_connects_and_is_audited(fleet: TestFleet) -> No
     with pytest.raises(Blocked, match="power"):
         fleet.run("nowhere", "sudo reboot")
     (record,) = fleet.records()
-    assert record["event"] == "blocked" and record["verdict"].startswith("blocked:power") and record["command"] == "sudo reboot"
+    assert (
+        record["event"] == "blocked"
+        and record["verdict"].startswith("blocked:power")
+        and record["command"] == "sudo reboot"
+    )
 
 
 def test_a_command_longer_than_allowed_is_refused_with_both_numbers(web: TestFleet) -> None:
@@ -175,7 +195,9 @@ def test_a_refused_login_names_the_methods_and_the_mending_command(
     assert caught.value.step == "login"
 
 
-def test_a_changed_host_key_is_refused_and_explained(fleet: TestFleet, sshd_factory: Callable[..., Sshd], tmp_path: Path) -> None:
+def test_a_changed_host_key_is_refused_and_explained(
+    fleet: TestFleet, sshd_factory: Callable[..., Sshd], tmp_path: Path
+) -> None:
     server = sshd_factory()
     fleet.add("moved", server)
     fleet.run("moved", "true")
@@ -187,7 +209,9 @@ def test_a_changed_host_key_is_refused_and_explained(fleet: TestFleet, sshd_fact
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_host_that_never_answers_is_given_up_within_the_time_limit(fleet: TestFleet, sshd_factory: Callable[..., Sshd]) -> None:
+def test_a_host_that_never_answers_is_given_up_within_the_time_limit(
+    fleet: TestFleet, sshd_factory: Callable[..., Sshd]
+) -> None:
     server = sshd_factory()
     fleet.add("frozen", server, connect_timeout=2)
     server.freeze()
@@ -210,7 +234,12 @@ def test_a_connection_lost_in_mid_command_is_told_and_the_command_not_repeated(w
     mark = tmp_path / "runs"
     web.run("web", "true")
     master = _master_pid(web)
-    killer = threading.Thread(target=lambda: (wait_until(mark.exists, 20, "the command has started"), os.kill(master, 9)))
+
+    def kill_soon() -> None:
+        wait_until(mark.exists, 20, "the command has started")
+        os.kill(master, 9)
+
+    killer = threading.Thread(target=kill_soon)
     killer.start()
     with pytest.raises(Unreachable, match="lost while the command ran") as caught:
         web.run("web", f"echo partial; echo run >> '{mark}'; until [ -e '{tmp_path}/end' ]; do sleep 0.05; done")
@@ -229,7 +258,9 @@ def test_a_second_key_cannot_ride_on_the_first_ones_connection(web: TestFleet, s
     assert caught.value.step == "login"
 
 
-def test_commands_beyond_the_hosts_session_limit_wait_their_turn(tmp_path: Path, relay_key: KeyPair, sshd: Sshd) -> None:
+def test_commands_beyond_the_hosts_session_limit_wait_their_turn(
+    tmp_path: Path, relay_key: KeyPair, sshd: Sshd
+) -> None:
     with fleet_on(tmp_path, relay_key, Config(ssh=Ssh(sessions_per_server=2))) as fleet:
         fleet.add("web", sshd)
         server = fleet.inventory.get("web")
@@ -244,7 +275,14 @@ def test_one_login_serves_all_commands_that_arrive_while_it_is_made(web: TestFle
     before = sshd.log().count("Accepted publickey")
     server = web.inventory.get("web")
     web.fleet.run_many(
-        web.caller, [server] * 6, Act("true"), timeout=30, max_parallel=6, stop_on_failure=False, cancelled=Cancellation(), progress=nothing
+        web.caller,
+        [server] * 6,
+        Act("true"),
+        timeout=30,
+        max_parallel=6,
+        stop_on_failure=False,
+        cancelled=Cancellation(),
+        progress=nothing,
     )
     assert sshd.log().count("Accepted publickey") == before + 1
 
@@ -272,7 +310,9 @@ def test_stop_on_failure_starts_no_further_server(web: TestFleet, tmp_path: Path
     assert [result.error for result in results[1:]] == ["Not started: another server failed (stop_on_failure)."] * 2
 
 
-def test_a_jump_goes_through_the_jump_servers_own_connection(fleet: TestFleet, sshd: Sshd, sshd_factory: Callable[..., Sshd]) -> None:
+def test_a_jump_goes_through_the_jump_servers_own_connection(
+    fleet: TestFleet, sshd: Sshd, sshd_factory: Callable[..., Sshd]
+) -> None:
     inner = sshd_factory()
     fleet.add("bastion", sshd)
     fleet.add("inner", inner, jump="bastion")
@@ -314,7 +354,10 @@ def test_masters_that_a_killed_relay_left_are_swept(web: TestFleet) -> None:
 def _master_pid(fleet: TestFleet) -> int:
     (socket,) = [path for path in fleet.home.run.glob("m*") if path.is_socket()]
     said = subprocess.run(
-        ["ssh", "-F", "/dev/null", "-S", socket.name, "-O", "check", "host"], cwd=fleet.home.run, capture_output=True, text=True
+        ["ssh", "-F", "/dev/null", "-S", socket.name, "-O", "check", "host"],
+        cwd=fleet.home.run,
+        capture_output=True,
+        text=True,
     ).stderr
     return int(said.partition("pid=")[2].partition(")")[0])
 

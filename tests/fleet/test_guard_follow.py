@@ -33,7 +33,10 @@ def tokens(text: str) -> list[object]:
         ("a#b #c\nd", ["a#b", ("\n",), "d"]),
         ("a&&b||c;d&e|f|&g", ["a", ("&&",), "b", ("||",), "c", (";",), "d", ("&",), "e", ("|",), "f", ("|&",), "g"]),
         ("r\\\nm \\\n x", ["rm", "x"]),
-        ("a 2>&1 >>f <g >|h &>i", ["a", (">&", "2", "1"), (">>", "", "f"), ("<", "", "g"), (">|", "", "h"), ("&>", "", "i")]),
+        (
+            "a 2>&1 >>f <g >|h &>i",
+            ["a", (">&", "2", "1"), (">>", "", "f"), ("<", "", "g"), (">|", "", "h"), ("&>", "", "i")],
+        ),
         ("cat <<E x\n1 $a\nE\nb", ["cat", ("<<", "", "1 §\n"), "x", ("\n",), "b"]),
         ("cat <<'E'\n$a\nE\nb", ["cat", ("<<", "", "$a\n"), ("\n",), "b"]),
         ("cat <<-E\n\ta\n\tE\nb", ["cat", ("<<-", "", "a\n"), ("\n",), "b"]),
@@ -41,7 +44,7 @@ def tokens(text: str) -> list[object]:
         ("$'\\x72\\155\\n' $\"a\"", ["rm\n", "a"]),
         ("echo $(case x in a) b;; esac) c", ["echo", "§", "c"]),
         ("echo $(( (1 << 2) )) ; b", ["echo", "§", (";",), "b"]),
-        ("echo \"$(echo \")\")\" c", ["echo", "§", "c"]),
+        ('echo "$(echo ")")" c', ["echo", "§", "c"]),
         ("diff <(a) >(b)", ["diff", "§", "§"]),
         ("x=(a b) y", ["x=§", "y"]),
         ("echo ${x:-$(a b)} ${y[@]}", ["echo", "§", "§"]),
@@ -56,7 +59,14 @@ def test_a_word_keeps_the_quoting_of_each_part() -> None:
     (word,) = lex("a\"b$c\"'*'*`d`", Budget(1000))
     assert isinstance(word, Word)
     kinds = [(type(part), part.quoted) for part in word.parts]
-    assert kinds == [(Literal, False), (Literal, True), (Parameter, True), (Literal, True), (Literal, False), (Substitution, False)]
+    assert kinds == [
+        (Literal, False),
+        (Literal, True),
+        (Parameter, True),
+        (Literal, True),
+        (Literal, False),
+        (Substitution, False),
+    ]
 
 
 def found(script: str, stdin: str = "") -> list[str]:
@@ -86,11 +96,13 @@ def found(script: str, stdin: str = "") -> list[str]:
         ("x='p q'; a $x \"$x\"", ["a p q p q"]),
         ("x=/a/b.txt; a ${x##*/} ${x%.*} ${x/b/c} ${x:0:2} ${x^^}", ["a b.txt /a/b /a/c.txt /a /A/B.TXT"]),
         ("a {x,y}{1..2} {z} {p,}", ["a x1 x2 y1 y2 {z} p "]),
-        ("set -- p q; a $2 \"$@\"", ["set -- p q", "a q p q"]),
-        ("x=(p q); a \"${x[@]}\" ${x[1]}", ["a p q q"]),
+        ('set -- p q; a $2 "$@"', ["set -- p q", "a q p q"]),
+        ('x=(p q); a "${x[@]}" ${x[1]}', ["a p q q"]),
         ("a ~ ~/x ~bob '~'", ["a /home/u /home/u/x /home/bob ~"]),
-        ("sudo -u bob -- env -i X=1 nice -n 5 a b", ["sudo -u bob -- env -i X=1 nice -n 5 a b", "env -i X=1 nice -n 5 a b",
-                                                    "nice -n 5 a b", "a b"]),
+        (
+            "sudo -u bob -- env -i X=1 nice -n 5 a b",
+            ["sudo -u bob -- env -i X=1 nice -n 5 a b", "env -i X=1 nice -n 5 a b", "nice -n 5 a b", "a b"],
+        ),
         ("sh -c 'a $1' _ x", ["sh -c a $1 _ x", "a x"]),
         ("eval 'x=1'; a $x", ["eval x=1", "a 1"]),
         ("echo 'a b' | sh", ["echo a b", "sh", "a b"]),
@@ -125,9 +137,25 @@ def test_assignments_in_a_subshell_do_not_last() -> None:
 
 @pytest.mark.parametrize(
     ("target", "critical"),
-    [("/", True), ("//", True), ("/*", True), ("/etc", True), ("/etc/.", True), ("/var/../etc/", True), ("/us?", True),
-     ("~x", False), ("/home/bob", True), ("/home/bob/*", True), ("/home/bob/x", False), ("/var/tmp/x", False), ("", False),
-     ("/etc/passwd", True), ("/etc/nginx/x.conf", False), ("/opt/a", False), ("/lib64/ld-linux-x86-64.so.2", True)],
+    [
+        ("/", True),
+        ("//", True),
+        ("/*", True),
+        ("/etc", True),
+        ("/etc/.", True),
+        ("/var/../etc/", True),
+        ("/us?", True),
+        ("~x", False),
+        ("/home/bob", True),
+        ("/home/bob/*", True),
+        ("/home/bob/x", False),
+        ("/var/tmp/x", False),
+        ("", False),
+        ("/etc/passwd", True),
+        ("/etc/nginx/x.conf", False),
+        ("/opt/a", False),
+        ("/lib64/ld-linux-x86-64.so.2", True),
+    ],
 )
 def test_a_target_is_critical_as_a_whole_only(target: str, critical: bool) -> None:
     assert is_critical(activate(target), "/srv/app") is critical
@@ -138,8 +166,17 @@ def test_paths_are_normalised_against_the_folder() -> None:
     assert resolve("/../..", "/a") == "/"
 
 
-@pytest.mark.parametrize(("path", "device"), [("/dev/sda", True), ("/dev/nvme0n1p2", True), ("/dev/mapper/vg-root", True),
-                                              ("/dev/null", False), ("/dev/shm/x", False), ("/dev/ttyS0", False)])
+@pytest.mark.parametrize(
+    ("path", "device"),
+    [
+        ("/dev/sda", True),
+        ("/dev/nvme0n1p2", True),
+        ("/dev/mapper/vg-root", True),
+        ("/dev/null", False),
+        ("/dev/shm/x", False),
+        ("/dev/ttyS0", False),
+    ],
+)
 def test_devices_are_those_that_hold_data(path: str, device: bool) -> None:
     assert is_device(path, "/") is device
 
@@ -152,7 +189,16 @@ def test_options_are_read_as_getopt_reads_them() -> None:
     assert options.value("signal") == "9"
 
 
-@pytest.mark.parametrize(("pattern", "name", "expected"), [("e*c", "etc", True), ("e?", "etc", False), ("[!a]tc", "etc", True),
-                                                           ("[a-d]tc", "etc", False), ("*", "", True), ("a*b*c", "axbxc", True)])
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("e*c", "etc", True),
+        ("e?", "etc", False),
+        ("[!a]tc", "etc", True),
+        ("[a-d]tc", "etc", False),
+        ("*", "", True),
+        ("a*b*c", "axbxc", True),
+    ],
+)
 def test_wildcards_match_as_the_shell_matches(pattern: str, name: str, expected: bool) -> None:
     assert matches(activate(pattern), name) is expected

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from http_client import Running, Serve, client_context, make_certificate, running, server_context
+from support.http_client import Running, Serve, client_context, make_certificate, running, server_context
 
 from fleetshell_tools.relay.httpd import Limits
 

@@ -54,7 +54,17 @@ def desk(tmp_path: Path) -> Desk:
 def test_a_right_key_names_its_principal_and_any_other_header_names_none(desk: Desk) -> None:
     assert desk.auth.principal(f"Bearer {KEY}") == desk.principal
     assert desk.auth.principal(f"bearer  {KEY} ") == desk.principal
-    for header in (None, "", "Bearer", "Bearer x", KEY, f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", "Bearer \udcff"):
+    for header in (
+        None,
+        "",
+        "Bearer",
+        "Bearer x",
+        KEY,
+        f"Basic {KEY}",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        "Bearer \udcff",
+    ):
         assert desk.auth.principal(header) is None, header
 
 

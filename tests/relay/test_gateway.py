@@ -27,7 +27,9 @@ def gateway() -> Gateway:
 def check(gateway: Gateway, path: str = "/mcp", method: str = "POST", **headers: str) -> int:
     """The status of a refusal, or 0."""
     fields = {"Host": "relay.example.com:8080", "Authorization": "Bearer right", **headers}
-    found = gateway.precheck(RequestHead(method, path, "", Headers([(name, value) for name, value in fields.items() if value]), "192.0.2.1"))
+    found = gateway.precheck(
+        RequestHead(method, path, "", Headers([(name, value) for name, value in fields.items() if value]), "192.0.2.1")
+    )
     return found.status if isinstance(found, Response) else 0
 
 
@@ -41,7 +43,16 @@ def test_the_relays_own_names_and_ip_addresses_pass_the_host_check(gateway: Gate
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "relay.example.com.evil.example", "xrelay.example.com", "internal.example", "a.b.internal.example", "[evil]", "1.2.3.4.evil"]
+    "host",
+    [
+        "evil.example",
+        "relay.example.com.evil.example",
+        "xrelay.example.com",
+        "internal.example",
+        "a.b.internal.example",
+        "[evil]",
+        "1.2.3.4.evil",
+    ],
 )
 def test_a_foreign_host_is_refused_even_with_the_right_key(gateway: Gateway, host: str) -> None:
     assert check(gateway, Host=host) == 403
@@ -63,7 +74,14 @@ def test_a_missing_or_wrong_key_is_answered_alike(gateway: Gateway, header: str)
 
 
 def test_discovery_paths_that_mcp_remote_tries_are_plainly_not_found_with_or_without_a_key(gateway: Gateway) -> None:
-    for path in ("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp", "/register", "/", "/mcp/x", "/mcpx"):
+    for path in (
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-protected-resource/mcp",
+        "/register",
+        "/",
+        "/mcp/x",
+        "/mcpx",
+    ):
         assert check(gateway, path, "GET", Authorization="") == 404, path
 
 

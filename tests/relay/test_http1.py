@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from http_client import Running, post, running
 from hypothesis import given
 from hypothesis import strategies as st
+from support.http_client import Running, post, running
 
 from fleetshell_tools.relay.http1 import (
     Headers,

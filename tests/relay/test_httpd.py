@@ -12,7 +12,7 @@ import ssl
 import threading
 
 import pytest
-from http_client import (
+from support.http_client import (
     PATIENCE,
     Events,
     Running,

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from http_client import (
+from support.http_client import (
     PATIENCE,
     Serve,
     client_context,

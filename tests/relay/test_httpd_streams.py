@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from http_client import (
+from support.http_client import (
     PATIENCE,
     Events,
     Running,

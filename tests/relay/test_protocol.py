@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from protocol_client import SERVER, TOOLS, Client, code, hello, modern, read, rpc
+from support.protocol_client import SERVER, TOOLS, Client, code, hello, modern, read, rpc
 
 from fleetshell_tools.relay.eras import LEGACY_VERSIONS, MODERN_VERSION, VERSION_KEY
 from fleetshell_tools.relay.exchange import Answer, Listen, accepts

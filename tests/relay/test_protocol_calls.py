@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from protocol_client import SERVER, Client, code, hello, read, rpc
+from support.protocol_client import SERVER, Client, code, hello, read, rpc
 
 from fleetshell_tools.relay.eras import MODERN_VERSION
 from fleetshell_tools.relay.exchange import Answer, Calls, Outcome, ToolResult

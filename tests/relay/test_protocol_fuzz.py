@@ -6,7 +6,7 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from protocol_client import Client, hello, modern, rpc
+from support.protocol_client import Client, hello, modern, rpc
 
 from fleetshell_tools.relay.eras import LEGACY_VERSIONS
 from fleetshell_tools.relay.exchange import Answer, Calls, Listen, ToolResult
@@ -17,11 +17,19 @@ JUNK = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-NAMES = st.sampled_from(["jsonrpc", "id", "method", "params", "result", "error", "_meta", "name", "arguments", "cursor"])
-VALUES = JUNK | st.sampled_from(
-    ["2.0", "initialize", "ping", "tools/list", "tools/call", "notifications/cancelled", "server/discover", 1, "1"]
-) | st.sampled_from([hello(), modern(), {"name": "x", "arguments": {}}, {"requestId": 1}])
-MESSAGES = st.dictionaries(NAMES, VALUES, max_size=7).map(lambda changes: rpc("tools/call", {"name": "x"}, id=1) | changes)
+NAMES = st.sampled_from(
+    ["jsonrpc", "id", "method", "params", "result", "error", "_meta", "name", "arguments", "cursor"]
+)
+VALUES = (
+    JUNK
+    | st.sampled_from(
+        ["2.0", "initialize", "ping", "tools/list", "tools/call", "notifications/cancelled", "server/discover", 1, "1"]
+    )
+    | st.sampled_from([hello(), modern(), {"name": "x", "arguments": {}}, {"requestId": 1}])
+)
+MESSAGES = st.dictionaries(NAMES, VALUES, max_size=7).map(
+    lambda changes: rpc("tools/call", {"name": "x"}, id=1) | changes
+)
 BODIES_AT_ALL = (
     st.binary(max_size=200)
     | JUNK.map(json.dumps).map(str.encode)

@@ -7,7 +7,7 @@ import math
 import threading
 
 import pytest
-from http_client import PATIENCE, wait_until
+from support.http_client import PATIENCE, wait_until
 
 from fleetshell_tools.relay.workers import WorkerPool
 

@@ -102,12 +102,15 @@ class Sshd:
         self._log = folder / "sshd.log"
         self._config = folder / "sshd_config"
         self._key = make_key(folder / "host_key")
+        home = folder / "home"
+        home.mkdir(exist_ok=True)
         self._settings = [
             *extra,
             f"HostKey {self._key.private}",
             f"AuthorizedKeysFile {authorized_keys}",
             f"MaxSessions {max_sessions}",
-            f"SetEnv FLEETSHELL_TEST_REMOTE={self.token}",
+            # An empty home: the start-up files of the user who runs the tests may cost more than all else.
+            f"SetEnv FLEETSHELL_TEST_REMOTE={self.token} HOME={home}",
             *("StrictModes no", "UsePAM no", "PidFile none"),
             *("PasswordAuthentication no", "KbdInteractiveAuthentication no"),
             *_settings_of_newer_versions(self.program),

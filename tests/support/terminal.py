@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import select
@@ -21,6 +22,7 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None, patience: float = 30) -> None:
         self.seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._read_to = 0
         self._patience = patience
         self._fd, other = pty.openpty()
@@ -76,5 +78,5 @@ class Terminal:
             data = os.read(self._fd, 65536)
         except OSError:  # EIO: the program has closed its side
             return False
-        self.seen += data.decode(errors="replace").replace("\r\n", "\n")
+        self.seen += self._decoder.decode(data).replace("\r\n", "\n")
         return bool(data)

@@ -110,7 +110,9 @@ class Guard:
             return ALLOWED
         setting, finding = blocking[0]
         command = one_line(act.command, 120)
-        what = f"would run `{one_line(finding.resolved, 120)}`, which {finding.effect}" if finding.argv else finding.effect
+        what = (
+            f"would run `{one_line(finding.resolved, 120)}`, which {finding.effect}" if finding.argv else finding.effect
+        )
         kind = finding.kind or "custom"
         return Verdict(
             allowed=False,
@@ -131,7 +133,9 @@ def _compiled(entry: str) -> re.Pattern[str]:
     try:
         return re.compile(entry[3:])
     except re.error as error:
-        raise ConfigError(f"`dangerous_commands` has the invalid pattern `{entry}`: {error}. Correct or remove it.") from error
+        raise ConfigError(
+            f"`dangerous_commands` has the invalid pattern `{entry}`: {error}. Correct or remove it."
+        ) from error
 
 
 def _words(entry: str) -> tuple[str, ...]:

@@ -54,5 +54,7 @@ class Budget:
         if self.depth > MAX_DEPTH:
             raise BudgetExceeded("nested too deeply")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.depth -= 1

@@ -13,11 +13,28 @@ _NAMES = frozenset(
     "RSYNC_RSH CVS_RSH TAR_OPTIONS MAKEFLAGS MAKEFILES OPENSSL_CONF OPENSSL_MODULES".split()
 )
 _PREFIXES = ("LD_", "DYLD_", "BASH_FUNC_", "GIT_", "LUA_INIT", "GLIBC_TUNABLES", "npm_config_", "NPM_CONFIG_")
-_HARMLESS = frozenset(["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_AUTHOR_DATE", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL",
-                       "GIT_COMMITTER_DATE", "GIT_TERMINAL_PROMPT", "GIT_DIR", "GIT_WORK_TREE"])
+_HARMLESS = frozenset(
+    [
+        "GIT_AUTHOR_NAME",
+        "GIT_AUTHOR_EMAIL",
+        "GIT_AUTHOR_DATE",
+        "GIT_COMMITTER_NAME",
+        "GIT_COMMITTER_EMAIL",
+        "GIT_COMMITTER_DATE",
+        "GIT_TERMINAL_PROMPT",
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+    ]
+)
 
 
 def refused_variable(environment: Mapping[str, str]) -> str | None:
     """The first variable, by name, that decides which code runs; None where all are harmless."""
-    return next((name for name in sorted(environment) if name not in _HARMLESS
-                 and (name in _NAMES or name.startswith(_PREFIXES))), None)
+    return next(
+        (
+            name
+            for name in sorted(environment)
+            if name not in _HARMLESS and (name in _NAMES or name.startswith(_PREFIXES))
+        ),
+        None,
+    )

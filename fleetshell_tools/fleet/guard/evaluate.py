@@ -52,8 +52,14 @@ class State:
             return self.variables[name]
         if name in _UNKNOWABLE or name in _USUAL:
             return (UNKNOWN,)
-        known = {"HOME": self.home, "PWD": self.folder, "PATH": _USUAL_PATH, "IFS": _BLANKS, "BASH": "/bin/bash",
-                 "SHELL": "/bin/bash"}
+        known = {
+            "HOME": self.home,
+            "PWD": self.folder,
+            "PATH": _USUAL_PATH,
+            "IFS": _BLANKS,
+            "BASH": "/bin/bash",
+            "SHELL": "/bin/bash",
+        }
         return (known[name],) if name in known else None
 
 

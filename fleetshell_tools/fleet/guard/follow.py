@@ -282,7 +282,9 @@ class Follower:
             handler = programs.handler(words[0])
             return handler(self, words, stdin) if handler else produce(words[0], words[1:], stdin)
         if inner.code is not None:
-            return self.fed_code(inner.code, stdin, words) if words[0] != "eval" else self._eval(inner.code, stdin, words)
+            return (
+                self.fed_code(inner.code, stdin, words) if words[0] != "eval" else self._eval(inner.code, stdin, words)
+            )
         if inner.reads_stdin:
             return self.fed_code(stdin, "", words)
         return self.run(inner.argv, stdin)
@@ -304,7 +306,9 @@ class Follower:
             started = self._calls[name]
             started[0] += 1
             if started[0] > 1 or self._background > started[1]:
-                self.report(Finding("forkbomb", "self-starting", "starts itself again and again", (name, "()", "{ … }")))
+                self.report(
+                    Finding("forkbomb", "self-starting", "starts itself again and again", (name, "()", "{ … }"))
+                )
             return ""
         self._calls[name] = [0, self._background]
         outer, self.state.positional = self.state.positional, tuple(arguments)
@@ -318,7 +322,9 @@ class Follower:
         """A program that cannot be known is refused where its arguments look like those of a destructive one."""
         arguments = [empty_unset(word) for word in words[1:]]
         folder = self.state.folder
-        recursive = any(word.startswith("-") and not word.startswith("--") and set(word) & set("rRf") for word in arguments)
+        recursive = any(
+            word.startswith("-") and not word.startswith("--") and set(word) & set("rRf") for word in arguments
+        )
         if recursive and any(is_critical(word, folder) for word in arguments if word and not word.startswith("-")):
             self.refuse(words, "unresolved-command", "may delete what the host needs")
         elif any(word.startswith("of=") and is_device(word[3:], folder) for word in arguments):

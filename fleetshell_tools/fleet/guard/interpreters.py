@@ -22,7 +22,9 @@ _DELETES = frozenset(
     "rmtree remove unlink rmdir removedirs rm_rf rm_r rm remove_dir remove_entry remove_tree rmSync rmdirSync unlinkSync "
     "removeSync delete delete_all rmtree_safe unlink_recursive rename".split()
 )
-_WRITES = frozenset(["open", "write_text", "write_bytes", "writeFileSync", "writeFile", "file_put_contents", "fopen", "sysopen"])
+_WRITES = frozenset(
+    ["open", "write_text", "write_bytes", "writeFileSync", "writeFile", "file_put_contents", "fopen", "sysopen"]
+)
 _LOOPS = frozenset(["while", "until", "for", "loop"])
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`)"""
@@ -50,7 +52,15 @@ INTERPRETERS: dict[str, Interpreter] = {
     "lua": Interpreter("e", "el"),
     "awk": Interpreter("", "vFfime", first_operand=True),
 }
-_ALIASES = {"nodejs": "node", "gawk": "awk", "mawk": "awk", "nawk": "awk", "pypy": "python", "bun": "node", "deno": "node"}
+_ALIASES = {
+    "nodejs": "node",
+    "gawk": "awk",
+    "mawk": "awk",
+    "nawk": "awk",
+    "pypy": "python",
+    "bun": "node",
+    "deno": "node",
+}
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,9 @@ class _Lexer:
             self.at = blank.end()
         redirection = Redirection(match[2], match[1] or "", self.word())
         if match[2] in ("<<", "<<-"):
-            self.pending.append((redirection, any(not isinstance(p, Literal) or p.quoted for p in redirection.target.parts)))
+            self.pending.append(
+                (redirection, any(not isinstance(p, Literal) or p.quoted for p in redirection.target.parts))
+            )
         return redirection
 
     def _read_here_documents(self) -> None:

@@ -19,9 +19,7 @@ class Options:
     def has(self, *names: str) -> bool:
         """Was one of these given? A long name may be abbreviated."""
         return any(
-            given == name or (len(given) > 1 and name.startswith(given))
-            for name in names
-            for given in self.values
+            given == name or (len(given) > 1 and name.startswith(given)) for name in names for given in self.values
         )
 
     def value(self, *names: str) -> str | None:

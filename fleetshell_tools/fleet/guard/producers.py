@@ -106,7 +106,12 @@ def _openssl(arguments: Sequence[str], stdin: str) -> str:
 
 def _xxd(arguments: Sequence[str], stdin: str) -> str:
     options = parse([re.sub(r"\A-ps\Z", "-p", argument) for argument in arguments], short="clsgo")
-    if not options.has("r", "revert") or not options.has("p") or options.operands not in ([], ["-"]) or not is_known(stdin):
+    if (
+        not options.has("r", "revert")
+        or not options.has("p")
+        or options.operands not in ([], ["-"])
+        or not is_known(stdin)
+    ):
         return UNKNOWN
     digits = re.sub(r"[^0-9A-Fa-f]", "", stdin)
     return _text(bytes.fromhex(digits[: len(digits) // 2 * 2]))
@@ -206,14 +211,55 @@ def _silent(arguments: Sequence[str], stdin: str) -> str:
 
 
 PRODUCERS: dict[str, Producer] = {
-    "echo": _echo, "printf": _printf, "base64": _base64, "base32": _base32, "openssl": _openssl, "xxd": _xxd, "rev": _rev,
-    "tac": _tac, "tr": _tr, "rot13": _rot13, "dirname": _dirname, "basename": _basename, "which": _which, "command": _command,
-    "pgrep": _pgrep, "mktemp": _mktemp, "docker": _docker, "podman": _docker, "seq": _seq,
-    "realpath": _same_path, "readlink": _same_path, "sort": _passes_on, "uniq": _passes_on, "head": _passes_on,
-    "tail": _passes_on, "sponge": _passes_on, "true": _silent, "false": _silent, "sleep": _silent, "test": _silent,
-    "[": _silent, "rm": _silent, "mkdir": _silent, "touch": _silent, "cp": _silent, "mv": _silent, "kill": _silent,
-    "ssh-agent": _silent, "dircolors": _silent, "direnv": _silent, "brew": _silent, "pyenv": _silent, "rbenv": _silent,
-    "starship": _silent, "kubectl": _silent, "helm": _silent, "resize": _silent, "locale": _silent, "lesspipe": _silent,
+    "echo": _echo,
+    "printf": _printf,
+    "base64": _base64,
+    "base32": _base32,
+    "openssl": _openssl,
+    "xxd": _xxd,
+    "rev": _rev,
+    "tac": _tac,
+    "tr": _tr,
+    "rot13": _rot13,
+    "dirname": _dirname,
+    "basename": _basename,
+    "which": _which,
+    "command": _command,
+    "pgrep": _pgrep,
+    "mktemp": _mktemp,
+    "docker": _docker,
+    "podman": _docker,
+    "seq": _seq,
+    "realpath": _same_path,
+    "readlink": _same_path,
+    "sort": _passes_on,
+    "uniq": _passes_on,
+    "head": _passes_on,
+    "tail": _passes_on,
+    "sponge": _passes_on,
+    "true": _silent,
+    "false": _silent,
+    "sleep": _silent,
+    "test": _silent,
+    "[": _silent,
+    "rm": _silent,
+    "mkdir": _silent,
+    "touch": _silent,
+    "cp": _silent,
+    "mv": _silent,
+    "kill": _silent,
+    "ssh-agent": _silent,
+    "dircolors": _silent,
+    "direnv": _silent,
+    "brew": _silent,
+    "pyenv": _silent,
+    "rbenv": _silent,
+    "starship": _silent,
+    "kubectl": _silent,
+    "helm": _silent,
+    "resize": _silent,
+    "locale": _silent,
+    "lesspipe": _silent,
 }
 """The last two lines are programs made to be evaluated (`eval "$(ssh-agent -s)"`), whose output is trusted."""
 

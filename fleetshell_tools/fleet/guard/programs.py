@@ -52,16 +52,24 @@ def write(follower: Follower, path: str, text: str, *, append: bool = False) -> 
 
 def shell(follower: Follower, words: list[str], stdin: str) -> str:
     """`sh -c CODE`, `sh FILE`, or a shell that reads code from its stdin."""
-    options = parse([word for word in words[1:] if not re.fullmatch(r"\+[A-Za-z]+", word)], short="oO",
-                    long=("rcfile", "init-file"), to_operand=True)
+    options = parse(
+        [word for word in words[1:] if not re.fullmatch(r"\+[A-Za-z]+", word)],
+        short="oO",
+        long=("rcfile", "init-file"),
+        to_operand=True,
+    )
     operands = options.operands
     if options.has("help", "version"):
         return UNKNOWN
     if "c" in options.values:
         if not operands:
             return ""
-        return _with_arguments(follower, operands[1] if len(operands) > 1 else "sh", operands[2:],
-                               lambda: follower.fed_code(operands[0], stdin, words))
+        return _with_arguments(
+            follower,
+            operands[1] if len(operands) > 1 else "sh",
+            operands[2:],
+            lambda: follower.fed_code(operands[0], stdin, words),
+        )
     if "s" in options.values or not operands or operands[0] == "-":
         arguments = operands if "s" in options.values else operands[1:]
         return _with_arguments(follower, "sh", arguments, lambda: follower.fed_code(stdin, "", words))
@@ -91,8 +99,12 @@ def _source(follower: Follower, words: list[str], stdin: str) -> str:
 
 
 def _xargs(follower: Follower, words: list[str], stdin: str) -> str:
-    options = parse(words[1:], short="aEILnPsd", to_operand=True,
-                    long=("arg-file", "delimiter", "max-args", "max-procs", "max-chars", "max-lines", "replace"))
+    options = parse(
+        words[1:],
+        short="aEILnPsd",
+        to_operand=True,
+        long=("arg-file", "delimiter", "max-args", "max-procs", "max-chars", "max-lines", "replace"),
+    )
     template = options.operands or ["echo"]
     items = [UNKNOWN] if options.has("a", "arg-file") else stdin.replace("\\0", "\n").split()
     mark = options.value("I", "replace", "i")
@@ -104,13 +116,20 @@ def _xargs(follower: Follower, words: list[str], stdin: str) -> str:
 
 
 def _parallel(follower: Follower, words: list[str], stdin: str) -> str:
-    options = parse(words[1:], short="jNnIaSPLXd", long=("jobs", "arg-file", "sshlogin", "delay", "timeout", "joblog",
-                                                       "max-args"), to_operand=True)
+    options = parse(
+        words[1:],
+        short="jNnIaSPLXd",
+        long=("jobs", "arg-file", "sshlogin", "delay", "timeout", "joblog", "max-args"),
+        to_operand=True,
+    )
     template, items = options.operands, stdin.split()
     for mark in (":::", ":::+"):
         if mark in template:
             position = template.index(mark)
-            template, items = template[:position], [word for word in template[position + 1 :] if not word.startswith(":::")]
+            template, items = (
+                template[:position],
+                [word for word in template[position + 1 :] if not word.startswith(":::")],
+            )
     line = " ".join(template)
     for item in items or [UNKNOWN]:
         follower.fed_code(line.replace("{}", item) if "{}" in line else f"{line} {item}".strip(), "", words)
@@ -133,7 +152,9 @@ def _list(follower: Follower, words: list[str], stdin: str) -> str:
     if "l" in options.values:
         return UNKNOWN
     operands = options.operands
-    if not operands or (len(operands) == 1 and resolve(operands[0], follower.state.folder) in (follower.state.folder, "/")):
+    if not operands or (
+        len(operands) == 1 and resolve(operands[0], follower.state.folder) in (follower.state.folder, "/")
+    ):
         return STAR + "\n"
     if "d" in options.values or any(STAR in operand for operand in operands):
         return "".join(operand + "\n" for operand in operands)
@@ -256,7 +277,24 @@ def _expanded(follower: Follower, paths: tuple[str, ...]) -> list[str]:
 
 
 _HANDLERS: dict[str, Handler] = {
-    ".": _source, "source": _source, "xargs": _xargs, "parallel": _parallel, "find": _find, "ls": _list, "cat": _cat,
-    "tee": _tee, "curl": _download, "wget": _download, "cd": _cd, "pushd": _cd, "pwd": _pwd, "alias": _alias, "hash": _hash,
-    "set": _set, "read": _read, "trap": _trap, "crontab": _crontab, "printf": _printf_variable,
+    ".": _source,
+    "source": _source,
+    "xargs": _xargs,
+    "parallel": _parallel,
+    "find": _find,
+    "ls": _list,
+    "cat": _cat,
+    "tee": _tee,
+    "curl": _download,
+    "wget": _download,
+    "cd": _cd,
+    "pushd": _cd,
+    "pwd": _pwd,
+    "alias": _alias,
+    "hash": _hash,
+    "set": _set,
+    "read": _read,
+    "trap": _trap,
+    "crontab": _crontab,
+    "printf": _printf_variable,
 }

@@ -7,8 +7,20 @@ from dataclasses import dataclass
 
 from fleetshell_tools.fleet.guard.symbols import matches, shown
 
-CLASSES = ("filesystem", "device", "massdelete", "access", "power", "process", "forkbomb", "database", "container",
-           "storage", "interpreter", "obfuscation")
+CLASSES = (
+    "filesystem",
+    "device",
+    "massdelete",
+    "access",
+    "power",
+    "process",
+    "forkbomb",
+    "database",
+    "container",
+    "storage",
+    "interpreter",
+    "obfuscation",
+)
 
 RM, DD, MKFS, SHUTDOWN, REBOOT = DEFAULT_ENTRIES = ("rm -rf /", "dd if=", "mkfs", "shutdown", "reboot")
 

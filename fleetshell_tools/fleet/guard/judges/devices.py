@@ -43,7 +43,9 @@ def copies_over(command: Command) -> Finding | None:
 @judges("mkfs", "mke2fs", "mkswap", "mkdosfs", "mkntfs", "mkexfatfs", "mkreiserfs", "wipefs")
 def formats(command: Command) -> Finding | None:
     options = parse(command.arguments, short="tLUobiEmNOTImnp", long=("type", "label", "offset", "types", "backup"))
-    if options.has("help", "version", "V") or (command.name == "wipefs" and not options.has("a", "all", "o", "offset", "f")):
+    if options.has("help", "version", "V") or (
+        command.name == "wipefs" and not options.has("a", "all", "o", "offset", "f")
+    ):
         return None
     if options.has("n", "no-act") and command.name in ("wipefs", "mke2fs"):
         return None

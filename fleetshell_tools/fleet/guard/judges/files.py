@@ -61,7 +61,11 @@ def links(command: Command) -> Finding | None:
 def mirrors(command: Command) -> Finding | None:
     options = parse(command.arguments, short="efMT", long=("rsh", "filter", "exclude", "include"))
     deleting = any(name.startswith("del") for name in options.values)
-    if deleting and not options.has("n", "dry-run") and is_critical_folder((options.operands or [""])[-1], command.folder):
+    if (
+        deleting
+        and not options.has("n", "dry-run")
+        and is_critical_folder((options.operands or [""])[-1], command.folder)
+    ):
         return Finding("filesystem", "mirror-critical", "deletes whatever the source has not", command.argv, (RM,))
     return None
 
@@ -81,12 +85,12 @@ def opens_up(command: Command) -> Finding | None:
     if not options.has("R", "recursive"):
         return None
     if any(is_system_folder(target, command.folder) for target in options.operands):
-        return Finding("access", "permissions-critical", "changes the owner or mode of all that the host needs", command.argv)
+        return Finding(
+            "access", "permissions-critical", "changes the owner or mode of all that the host needs", command.argv
+        )
     return None
 
 
 def _without_modes(arguments: tuple[str, ...]) -> list[str]:
     """A mode such as `-rwx` looks like options; it names no path and is of no interest."""
     return [argument for argument in arguments if not (argument[:1] == "-" and argument[1:2] in tuple("rwxst"))]
-
-

@@ -8,16 +8,45 @@ from fleetshell_tools.fleet.guard.rules import REBOOT, SHUTDOWN, Command, Findin
 
 _STOPS = "stops the host"
 _RESTARTS = "restarts the host"
-_VERBS = {"poweroff": _STOPS, "halt": _STOPS, "reboot": _RESTARTS, "kexec": _RESTARTS, "soft-reboot": _RESTARTS,
-          "suspend": _STOPS, "hibernate": _STOPS, "hybrid-sleep": _STOPS, "suspend-then-hibernate": _STOPS,
-          "emergency": _STOPS, "rescue": _STOPS}
-_TARGETS = frozenset(["poweroff", "halt", "reboot", "kexec", "shutdown", "rescue", "emergency", "runlevel0", "runlevel6",
-                      "suspend", "hibernate", "exit"])
+_VERBS = {
+    "poweroff": _STOPS,
+    "halt": _STOPS,
+    "reboot": _RESTARTS,
+    "kexec": _RESTARTS,
+    "soft-reboot": _RESTARTS,
+    "suspend": _STOPS,
+    "hibernate": _STOPS,
+    "hybrid-sleep": _STOPS,
+    "suspend-then-hibernate": _STOPS,
+    "emergency": _STOPS,
+    "rescue": _STOPS,
+}
+_TARGETS = frozenset(
+    [
+        "poweroff",
+        "halt",
+        "reboot",
+        "kexec",
+        "shutdown",
+        "rescue",
+        "emergency",
+        "runlevel0",
+        "runlevel6",
+        "suspend",
+        "hibernate",
+        "exit",
+    ]
+)
 
 
 def _finding(command: Command, effect: str) -> Finding:
-    return Finding("power", "restart" if effect == _RESTARTS else "stop", effect, command.argv,
-                   (REBOOT,) if effect == _RESTARTS else (SHUTDOWN,))
+    return Finding(
+        "power",
+        "restart" if effect == _RESTARTS else "stop",
+        effect,
+        command.argv,
+        (REBOOT,) if effect == _RESTARTS else (SHUTDOWN,),
+    )
 
 
 @judges("shutdown")
@@ -46,8 +75,11 @@ def changes_runlevel(command: Command) -> Finding | None:
 
 @judges("systemctl", "loginctl")
 def asks_systemd(command: Command) -> Finding | None:
-    options = parse(command.arguments, short="HMtpnosi" if command.name == "loginctl" else "HMtpno",
-                    long=("host", "machine", "type", "property", "lines", "output", "state", "kill-whom", "signal", "job-mode"))
+    options = parse(
+        command.arguments,
+        short="HMtpnosi" if command.name == "loginctl" else "HMtpno",
+        long=("host", "machine", "type", "property", "lines", "output", "state", "kill-whom", "signal", "job-mode"),
+    )
     if options.has("help", "version") or not options.operands:
         return None
     verb, *units = options.operands
@@ -62,7 +94,9 @@ def asks_systemd(command: Command) -> Finding | None:
 @judges(">", ">>", ">|", "tee")
 def triggers(command: Command) -> Finding | None:
     """Writing a letter to /proc/sysrq-trigger, or a sleep state to /sys/power/state."""
-    if any(resolve(target, command.folder) in ("/proc/sysrq-trigger", "/sys/power/state") for target in command.arguments):
+    if any(
+        resolve(target, command.folder) in ("/proc/sysrq-trigger", "/sys/power/state") for target in command.arguments
+    ):
         return _finding(command, _RESTARTS)
     return None
 

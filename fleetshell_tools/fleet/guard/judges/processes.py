@@ -25,8 +25,11 @@ def kills(command: Command) -> Finding | None:
 
 @judges("pkill", "killall", "skill")
 def kills_by_name(command: Command) -> Finding | None:
-    options = parse(command.arguments, short="ugtPsUGny" if command.name != "killall" else "usyoZ",
-                    long=("signal", "user", "older-than", "younger-than"))
+    options = parse(
+        command.arguments,
+        short="ugtPsUGny" if command.name != "killall" else "usyoZ",
+        long=("signal", "user", "older-than", "younger-than"),
+    )
     if options.has("help", "version", "list", "l"):
         return None
     patterns = [operand.strip("\"'") for operand in options.operands]

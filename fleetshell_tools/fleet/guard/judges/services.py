@@ -19,9 +19,10 @@ _PACKAGES = ("access", "remove-essential", "removes packages that the host needs
 _DROPS = ("database", "drop", "drops, empties or stops a database")
 _EVERYTHING = ("container", "destroy-all", "destroys containers, volumes or cloud resources as a whole")
 
-_LOGIN_UNITS = "ssh|sshd|ssh.service|sshd.service|ssh.socket|dropbear|networking|NetworkManager|systemd-networkd|systemd-logind"
-_ESSENTIAL = ("openssh-server|systemd|bash|coreutils|glibc|libc6|util-linux|sudo|init|dpkg|rpm"
-              "|--allow-remove-essential")
+_LOGIN_UNITS = (
+    "ssh|sshd|ssh.service|sshd.service|ssh.socket|dropbear|networking|NetworkManager|systemd-networkd|systemd-logind"
+)
+_ESSENTIAL = "openssh-server|systemd|bash|coreutils|glibc|libc6|util-linux|sudo|init|dpkg|rpm|--allow-remove-essential"
 _REMOVE = "remove|purge|autoremove|erase|del|rm|-e|-r|-P|-R|-Rns|--erase|--purge|--remove"
 
 # Programs; what they then do; word patterns, of which one must hold. In a pattern each group must be met by a word.
@@ -30,8 +31,11 @@ _TABLE: tuple[tuple[str, tuple[str, str, str], tuple[str, ...]], ...] = (
     ("ip", _NETWORK, ("link|l down", "route|r|ro flush", "route|r|ro del|delete default", "addr|address|a flush")),
     ("ifconfig", _NETWORK, ("down",)),
     ("nmcli", _NETWORK, ("networking|n|net off",)),
-    ("iptables ip6tables", _LOCK_OUT, ("-P|--policy INPUT|OUTPUT DROP|REJECT",
-                                       "-A|-I|--append|--insert INPUT|OUTPUT DROP|REJECT 22|ssh")),
+    (
+        "iptables ip6tables",
+        _LOCK_OUT,
+        ("-P|--policy INPUT|OUTPUT DROP|REJECT", "-A|-I|--append|--insert INPUT|OUTPUT DROP|REJECT 22|ssh"),
+    ),
     ("nft", _LOCK_OUT, ("drop|reject 22|ssh",)),
     ("ufw", _LOCK_OUT, ("deny|reject 22|ssh|22/tcp|OpenSSH|incoming",)),
     ("userdel deluser", _ACCOUNT, ("root",)),
@@ -42,8 +46,15 @@ _TABLE: tuple[tuple[str, tuple[str, str, str], tuple[str, ...]], ...] = (
     ("redis-cli valkey-cli", _DROPS, ("flushall|FLUSHALL|flushdb|FLUSHDB|shutdown|SHUTDOWN",)),
     ("docker podman", _EVERYTHING, ("system prune --volumes", "volume prune", f"rm|rmi|stop|kill {STAR}")),
     ("kubectl oc", _EVERYTHING, ("delete --all|--all-namespaces|-A|ns|namespace|namespaces|pv",)),
-    ("aws", _EVERYTHING, ("s3 rm --recursive", "s3 rb --force",
-                          "terminate-instances|delete-db-instance|delete-db-cluster|delete-stack|delete-cluster")),
+    (
+        "aws",
+        _EVERYTHING,
+        (
+            "s3 rm --recursive",
+            "s3 rb --force",
+            "terminate-instances|delete-db-instance|delete-db-cluster|delete-stack|delete-cluster",
+        ),
+    ),
     ("gcloud", _EVERYTHING, ("delete projects|instances|clusters|databases",)),
     ("terraform tofu", _EVERYTHING, ("destroy", "apply -destroy")),
 )
@@ -56,7 +67,9 @@ _RULES: dict[str, _Rule] = {
     for program in programs.split()
 }
 
-_SQL = re.compile(r"\b(?:drop\s+(?:database|schema|table|keyspace|user)|truncate\s+(?:table\s+)?[\w.`\"]+)\b", re.IGNORECASE)
+_SQL = re.compile(
+    r"\b(?:drop\s+(?:database|schema|table|keyspace|user)|truncate\s+(?:table\s+)?[\w.`\"]+)\b", re.IGNORECASE
+)
 _SQL_TEXT = re.compile(r"'[^']*'|--[^\n]*")
 _MONGO = re.compile(r"\bdropDatabase\s*\(|\.drop\s*\(|\.deleteMany\s*\(\s*\{\s*\}")
 
