@@ -103,7 +103,7 @@ def test_a_server_that_works_shows_every_step(home: CliHome, sshd: Sshd, capsys:
     assert [line[:12] for line in lines[1:]] == ["  ✓ resolve ", "  ✓ connect ", "  ✓ host key", "  ✓ login   ", "  ✓ command "]
     assert all(" ms" in line for line in lines[1:])
     assert home.events() == ["host_key_pinned", "started", "finished"]
-    assert home.audit()[0]["principal"].startswith("cli:")
+    assert home.audit()[1]["principal"].startswith("cli:")
 
 
 def test_a_failed_step_says_why_and_what_was_not_tried(home: CliHome, sshd_factory: MakeSshd, tmp_path: Path, capsys: Captured) -> None:
