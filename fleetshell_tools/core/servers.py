@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -167,36 +166,50 @@ class Inventory:
         self._folder = folder
         self.defaults = defaults or Defaults()
         self._entries: dict[str, _Entry] = {}
-        self._lock = threading.Lock()
 
     def _refresh(self) -> dict[str, _Entry]:
-        with self._lock:
-            found: dict[str, _Entry] = {}
+        """All entries, files that have changed read again; reading needs no lock, and the last reader's entries stay."""
+        try:
+            scan = sorted(os.scandir(self._folder), key=lambda item: item.name)
+        except FileNotFoundError:
+            scan = []
+        except OSError as error:
+            raise ConfigError(f"{self._folder} can't be read: {error.strerror}.") from None
+        found: dict[str, _Entry] = {}
+        for item in scan:
+            if not item.name.endswith(".conf") or item.name.startswith("."):
+                continue
             try:
-                scan = sorted(os.scandir(self._folder), key=lambda item: item.name)
-            except FileNotFoundError:
-                scan = []
-            except OSError as error:
-                raise ConfigError(f"{self._folder} can't be read: {error.strerror}.") from None
-            for item in scan:
-                name, ending = os.path.splitext(item.name)
-                if ending != ".conf" or name.startswith("."):
-                    continue
-                try:
-                    info = item.stat(follow_symlinks=False)
-                except FileNotFoundError:  # removed since the folder was listed
-                    continue
-                # The time of the last status change shows a chmod, and an edit whose mtime was set back.
-                stamp = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino)
-                known = self._entries.get(name)
-                if known and known.settled and known.stamp == stamp:
-                    found[name] = known
-                    continue
-                settled = time.time_ns() - info.st_ctime_ns > SETTLING_NS
-                found[name] = self._load(name, Path(item.path), stamp)
-                found[name].settled = settled
-            self._entries = found
-            return found
+                info = item.stat(follow_symlinks=False)
+            except FileNotFoundError:  # removed since the folder was listed
+                continue
+            name = item.name.removesuffix(".conf")
+            found[name] = self._current(name, info)
+        self._entries = found
+        return found
+
+    def _current(self, name: str, info: os.stat_result) -> _Entry:
+        """The entry for a file, from memory where the file has not changed."""
+        # The time of the last status change shows a chmod, and an edit whose mtime was set back.
+        stamp = (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino)
+        known = self._entries.get(name)
+        if known and known.settled and known.stamp == stamp:
+            return known
+        settled = time.time_ns() - info.st_ctime_ns > SETTLING_NS
+        entry = self._load(name, self.path(name), stamp)
+        entry.settled = settled
+        return entry
+
+    def _entry(self, server_id: str) -> _Entry | None:
+        """One entry, without a look at the other files."""
+        if not re.fullmatch(SERVER_ID, server_id):
+            return None
+        try:
+            entry = self._current(server_id, os.stat(self.path(server_id), follow_symlinks=False))
+        except OSError:
+            return None  # the whole inventory knows what is wrong with its folder
+        self._entries[server_id] = entry
+        return entry
 
     def _load(self, name: str, path: Path, stamp: tuple[int, ...]) -> _Entry:
         try:
@@ -227,9 +240,9 @@ class Inventory:
             NotFound: Unknown; names near ids.
             ConfigError: Its file is bad.
         """
-        entries = self._refresh()
-        entry = entries.get(server_id)
+        entry = self._entry(server_id)
         if entry is None:
+            entries = self._refresh()
             known = ", ".join(list(entries)[:10]) or "none yet; add one with `fleetshell add-server`"
             raise NotFound(
                 f'There is no server "{server_id[:80]}".{nearest(server_id, entries)} Known servers: {known}'

@@ -40,19 +40,8 @@ class Output:
         raise TypeError(f"{type(self).__name__} says nothing about its text")
 
     def structured(self) -> dict[str, Any]:
-        """The result as JSON, conforming to the declared output schema."""
-        assert dataclasses.is_dataclass(self)
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+        """The result as JSON, conforming to the declared output schema; fields hold plain data, which is not copied."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
