@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 SETTINGS = ("never", "approvable", "allow")
 STEPS_PER_CHARACTER = 5
+REMEMBERED = 256
+MEMORABLE = 2000
+"""How many verdicts are remembered, and for commands of at most how many characters: a fan-out asks for each server."""
+
 _REMEDY = "the operator can change `dangerous_commands` or `security.guard` in config.yaml"
 
 
@@ -63,13 +67,23 @@ class Guard:
         own = [entry for entry in dangerous_commands if entry not in DEFAULT_ENTRIES and not entry.startswith("re:")]
         self._prefixes = [prefix for entry in own if (prefix := _words(entry))]
         self._limit = STEPS_PER_CHARACTER * max(max_command_length, 1000)
+        self._memory: dict[object, Verdict] = {}
 
     def judge(self, act: Act) -> Verdict:
         """Say whether an act may run.
 
         Never raises: what cannot be judged, for whatever reason, is refused as class obfuscation.
         """
-        return self.judge_counted(act)[0]
+        if act.stdin or act.environment or len(act.command) > MEMORABLE:
+            return self.judge_counted(act)[0]  # what may hold a secret is not kept
+        key = (act.command, act.working_directory, act.login_user)
+        verdict = self._memory.get(key)
+        if verdict is None:
+            verdict = self.judge_counted(act)[0]
+            if len(self._memory) >= REMEMBERED:
+                self._memory.clear()
+            self._memory[key] = verdict
+        return verdict
 
     def judge_counted(self, act: Act) -> tuple[Verdict, int]:
         """The verdict, and how many steps of the budget it took."""
