@@ -23,7 +23,7 @@ from fleetshell_tools.core.errors import AuthenticationRequired, ConfigError, Fl
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.servers import Inventory
 from fleetshell_tools.core.tool import Tool
-from fleetshell_tools.core.types import Caller, Cancellation, Principal
+from fleetshell_tools.core.types import Caller, Cancellation, Principal, Progress
 from fleetshell_tools.core.version import __version__
 from fleetshell_tools.core.words import nearest
 from fleetshell_tools.fleet import keys
@@ -81,7 +81,7 @@ class App:
         self.auth.configure(config)
         self.config = config
 
-    def call(self, principal: Principal, call: ToolCall) -> Outcome:
+    def call(self, principal: Principal, call: ToolCall, progress: Progress | None = None) -> Outcome:
         """Run one tool for a client; whatever happens, this returns what the client is told."""
         tool = self._tools.get(call.name)
         if tool is None:
@@ -89,7 +89,7 @@ class App:
         self.calls += 1
         session = call.session
         caller = Caller(principal, f"{session.client_name} {session.client_version}".strip(), session.digest, tool.name)
-        context = Context(caller, session.id, self.config, self.inventory, self.fleet, self.auth, no_progress, call.cancelled)
+        context = Context(caller, session.id, self.config, self.inventory, self.fleet, self.auth, progress or no_progress, call.cancelled)
         try:
             if tool.needs_grant:
                 why = self.auth.locked(principal, session.id)
@@ -169,7 +169,7 @@ class Relay:
             list_tools=lambda: self.app.tool_list,
             sessions=self.sessions,
         )
-        self._gateway = Gateway(self.endpoint, lambda header: self.app.auth.principal(header), self.app.call, self._hosts(config))
+        self._gateway = Gateway(self.endpoint, lambda header: self.app.auth.principal(header), self.app.call, self._hosts(config), log)
         limits = Limits(max_connections=http.max_connections, max_unproven_per_address=http.max_unproven_per_address)
         address = (host or http.host, http.port if port is None else port)
         self.http = HttpServer(address, self._gateway, ssl_context=context, limits=limits, log=log)
@@ -196,6 +196,7 @@ class Relay:
             self._recovery.set("the relay is stopping")
             for thread in threads:
                 thread.join()
+            self._gateway.close()
             self.app.close()
 
     def stop(self, grace_seconds: float = 5.0) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
-from fleetshell_tools.core.types import Principal
+from fleetshell_tools.core.types import Principal, Progress
 from fleetshell_tools.relay import http1
-from fleetshell_tools.relay.exchange import Answer, Calls, HttpRequest, Listen, Outcome, ToolCall
-from fleetshell_tools.relay.httpd import EventStream, Hangup, Request, RequestHead, Response
-from fleetshell_tools.relay.protocol import Endpoint
+from fleetshell_tools.relay.exchange import EVENT_STREAM, Answer, Calls, HttpRequest, Listen, Outcome, ToolCall
+from fleetshell_tools.relay.httpd import EventStream, Hangup, Request, RequestHead, Response, Sink
+from fleetshell_tools.relay.progress import Reporter
+from fleetshell_tools.relay.protocol import Endpoint, event
 
 PATH = "/mcp"
 HEALTH = "/healthz"
+STREAMED_CALLS = 128
+"""Calls at once whose clients asked for progress; more wait."""
 
 _HEALTHY = Response(200, b'{"status":"ok"}')
 _UNAUTHORIZED = Response(
@@ -74,21 +79,29 @@ class Gateway:
     Args:
         endpoint: The protocol.
         principal: Who sent an Authorization header, or None.
-        call: Runs one tool.
+        call: Runs one tool; the progress is what it may report, None where the client did not ask.
         hosts: The names that the relay answers to.
+        log: Where failures go.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
         principal: Callable[[str | None], Principal | None],
-        call: Callable[[Principal, ToolCall], Outcome],
+        call: Callable[[Principal, ToolCall, Progress | None], Outcome],
         hosts: HostNames,
+        log: logging.Logger,
     ) -> None:
         self._endpoint = endpoint
         self._principal = principal
         self._call = call
         self.hosts = hosts
+        self._pool = ThreadPoolExecutor(STREAMED_CALLS, thread_name_prefix="call")
+        self._log = log
+
+    def close(self) -> None:
+        """End the threads; for after the HTTP server's end."""
+        self._pool.shutdown(cancel_futures=True)
 
     def precheck(self, head: RequestHead) -> Response | object:
         """Refuse before the body is read: a foreign Host or Origin, an unknown path, a missing or wrong key."""
@@ -122,8 +135,44 @@ class Gateway:
             return EventStream(work.stream.attach, partial(self._endpoint.hang_up, work), standing=True)
         if isinstance(work, Calls):
             principal = admitted.principal
-            work = self._endpoint.finish(work, [self._call(principal, call) for call in work.calls])
+            if _wants_stream(work, request):
+                return EventStream(partial(self._run_streamed, principal, work), lambda: None)
+            work = self._endpoint.finish(work, [self._call(principal, call, None) for call in work.calls])
         return _response(work)
+
+    def _run_streamed(self, principal: Principal, calls: Calls, sink: Sink) -> None:
+        """Run a call apart from the connection's worker, so that pings go out meanwhile; then end the stream.
+
+        A client that hangs up does not cancel ("Transports": a disconnect is no cancellation): the call goes on.
+        """
+        (call,) = calls.calls
+        assert call.progress_token is not None
+        reporter = Reporter(lambda message: sink.send(event(message)), call.progress_token)
+
+        def run() -> None:
+            try:
+                outcome = self._call(principal, call, reporter)
+                reporter.finish()
+                sink.send(event(self._endpoint.finish(calls, [outcome]).body))
+            except Exception:
+                self._log.exception("A call whose answer is a stream could not be answered.")
+            finally:
+                sink.close()
+
+        self._pool.submit(run)
+
+
+def _wants_stream(calls: Calls, request: Request) -> bool:
+    """Whether the answer is a stream: a single call that asked for progress, by a client that takes event streams.
+
+    `authenticate` is always answered as plain JSON: by the time of its result an event stream's head has gone.
+    """
+    return (
+        not calls.batch
+        and calls.calls[0].progress_token is not None
+        and calls.calls[0].name != "authenticate"
+        and EVENT_STREAM in (request.headers.get("Accept") or "")
+    )
 
 
 def _response(answer: Answer) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from fleetshell_tools.core.types import Principal
@@ -19,8 +21,9 @@ def gateway() -> Gateway:
     return Gateway(
         endpoint,
         lambda header: OWNER if header == "Bearer right" else None,
-        lambda principal, call: pytest.fail("no tool is called here"),
+        lambda principal, call, progress: pytest.fail("no tool is called here"),
         HostNames(["relay.example.com", "*.internal.example"]),
+        logging.getLogger(__name__),
     )
 
 
