@@ -35,6 +35,17 @@ class Identity:
         return f"{self.jump.name if self.jump else ''}>{self.hostname}:{self.port}"
 
 
+@dataclass(frozen=True)
+class _Known:
+    """An identity, and what it was made from: the same server object, jump and key file give the same one again."""
+
+    server: Server
+    jump: Identity | None
+    key: Path
+    stamp: tuple[int, ...]
+    identity: Identity
+
+
 class Identities:
     """Makes identities from the configuration and the inventory.
 
@@ -47,6 +58,7 @@ class Identities:
         self._folder = folder
         self._config = config
         self._inventory = inventory
+        self._known: dict[str, _Known] = {}
 
     def of(self, server: Server) -> Identity:
         """The identity for a server, its jump servers' included.
@@ -56,13 +68,21 @@ class Identities:
         """
         hop = self._inventory.jump(server)
         jump = self.of(hop) if hop else None
+        known = self._known.get(server.id)
+        if known and known.server is server and known.jump is jump and known.stamp == _stamp(known.key):
+            return known.identity
+        identity, key = self._make(server, jump)
+        self._known[server.id] = _Known(server, jump, key, _stamp(key), identity)
+        return identity
+
+    def _make(self, server: Server, jump: Identity | None) -> tuple[Identity, Path]:
         key = self._home.file(server.identity_file or self._config.relay.private_key)
         settings = self._settings(server, key, jump)
         digest = hashlib.sha256()
         for part in (settings, _key_digest(key, server), jump.name if jump else ""):
             digest.update(part.encode() + b"\0")
         name = f"m{digest.hexdigest()[:20]}"
-        return Identity(
+        identity = Identity(
             server_id=server.id,
             hostname=server.hostname.strip("[]"),
             port=self._inventory.port(server),
@@ -71,6 +91,7 @@ class Identities:
             connect_timeout=server.connect_timeout or self._config.ssh.connect_timeout,
             jump=jump,
         )
+        return identity, key
 
     def _settings(self, server: Server, key: Path, jump: Identity | None) -> str:
         """ssh's configuration for a server; ours come first because ssh keeps the first value of an option."""
@@ -118,6 +139,15 @@ class Identities:
         if '"' in text or "${" in text or any(ord(ch) < 32 for ch in text):
             raise ConfigError(f"ssh can't take the path {path!s}: it holds a quote, `${{` or a control character. Use another path.")
         return '"' + text.replace("\\", "\\\\").replace("%", "%%") + '"'
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file's content does; () where it can't be looked at."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return ()
+    return (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino)
 
 
 def _key_digest(key: Path, server: Server) -> str:
