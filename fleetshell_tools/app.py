@@ -39,7 +39,18 @@ from fleetshell_tools.relay.jsonrpc import INVALID_PARAMS, RpcError
 from fleetshell_tools.relay.protocol import Endpoint
 from fleetshell_tools.relay.sessions import Session, Sessions
 
-__all__ = ["App", "Relay", "SshFleet", "Step", "changed_keys", "check", "client_fleet", "failure", "make_guard", "open_audit"]
+__all__ = [
+    "App",
+    "Relay",
+    "SshFleet",
+    "Step",
+    "changed_keys",
+    "check",
+    "client_fleet",
+    "failure",
+    "make_guard",
+    "open_audit",
+]
 
 log = logging.getLogger("fleetshell")
 
@@ -85,11 +96,24 @@ class App:
         """Run one tool for a client; whatever happens, this returns what the client is told."""
         tool = self._tools.get(call.name)
         if tool is None:
-            return RpcError(INVALID_PARAMS, f"There is no tool {call.name[:80]!r}.{nearest(call.name, self._tools)}", {"reason": "unknown_tool"})
+            return RpcError(
+                INVALID_PARAMS,
+                f"There is no tool {call.name[:80]!r}.{nearest(call.name, self._tools)}",
+                {"reason": "unknown_tool"},
+            )
         self.calls += 1
         session = call.session
         caller = Caller(principal, f"{session.client_name} {session.client_version}".strip(), session.digest, tool.name)
-        context = Context(caller, session.id, self.config, self.inventory, self.fleet, self.auth, progress or no_progress, call.cancelled)
+        context = Context(
+            caller,
+            session.id,
+            self.config,
+            self.inventory,
+            self.fleet,
+            self.auth,
+            progress or no_progress,
+            call.cancelled,
+        )
         try:
             if tool.needs_grant:
                 why = self.auth.locked(principal, session.id)
@@ -117,13 +141,24 @@ class App:
     def _authenticate(self, tool: Tool, context: Context, arguments: dict[str, Any], session: Session) -> ToolResult:
         """Run `authenticate` between audit records; the code itself is in none of them."""
         caller, started = context.caller, time.monotonic()
-        fields: dict[str, Any] = {"tool": tool.name, "principal": caller.principal.key_id, "client": caller.client, "session": caller.session}
+        fields: dict[str, Any] = {
+            "tool": tool.name,
+            "principal": caller.principal.key_id,
+            "client": caller.client,
+            "session": caller.session,
+        }
         try:
             output = tool.function(context, **arguments)
         except FleetShellError as error:
             self.audit.record("authentication_failed", success=False, reason=error.message, **fields)
             raise
-        self.audit.record("authenticated", durable=True, success=True, duration_ms=round((time.monotonic() - started) * 1000), **fields)
+        self.audit.record(
+            "authenticated",
+            durable=True,
+            success=True,
+            duration_ms=round((time.monotonic() - started) * 1000),
+            **fields,
+        )
         session.keep_until = self.auth.expires(caller.principal, session.id)
         return ToolResult([{"type": "text", "text": output.text()}], output.structured())
 
@@ -150,7 +185,9 @@ class Relay:
         FleetShellError: The configuration can't be served; the sentence says why.
     """
 
-    def __init__(self, home: Home, config: Config, *, host: str | None = None, port: int | None = None, use_tls: bool = True) -> None:
+    def __init__(
+        self, home: Home, config: Config, *, host: str | None = None, port: int | None = None, use_tls: bool = True
+    ) -> None:
         check_ready(config)
         self.home = home
         self.use_tls = use_tls and config.relay.http.use_tls
@@ -160,7 +197,9 @@ class Relay:
         context = tls.server_context(home.file(http.cert_file), home.file(http.key_file)) if self.use_tls else None
         self.app = App(home, config, home.run)
         self.sessions = Sessions(
-            now=boottime, per_key=config.protocol.sessions_per_key, idle_seconds=max(config.protocol.session_idle, config.mfa.session_lifetime)
+            now=boottime,
+            per_key=config.protocol.sessions_per_key,
+            idle_seconds=max(config.protocol.session_idle, config.mfa.session_lifetime),
         )
         self.sessions.on_end(lambda session: self.app.auth.forget(session.key_id, session.id))
         self.endpoint = Endpoint(
@@ -169,7 +208,9 @@ class Relay:
             list_tools=lambda: self.app.tool_list,
             sessions=self.sessions,
         )
-        self._gateway = Gateway(self.endpoint, lambda header: self.app.auth.principal(header), self.app.call, self._hosts(config), log)
+        self._gateway = Gateway(
+            self.endpoint, lambda header: self.app.auth.principal(header), self.app.call, self._hosts(config), log
+        )
         limits = Limits(max_connections=http.max_connections, max_unproven_per_address=http.max_unproven_per_address)
         address = (host or http.host, http.port if port is None else port)
         self.http = HttpServer(address, self._gateway, ssl_context=context, limits=limits, log=log)
@@ -186,7 +227,10 @@ class Relay:
 
     def serve(self) -> None:
         """Serve until `stop` is called from another thread (or a signal handler)."""
-        threads = [threading.Thread(target=self._keep_house, name="housekeeping"), threading.Thread(target=self._recover, name="recovery")]
+        threads = [
+            threading.Thread(target=self._keep_house, name="housekeeping"),
+            threading.Thread(target=self._recover, name="recovery"),
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -216,7 +260,9 @@ class Relay:
         check_ready(config)
         hosts = self._hosts(config)
         http = config.relay.http
-        context = tls.server_context(self.home.file(http.cert_file), self.home.file(http.key_file)) if self.use_tls else None
+        context = (
+            tls.server_context(self.home.file(http.cert_file), self.home.file(http.key_file)) if self.use_tls else None
+        )
         self.app.reconfigure(config)
         self._gateway.hosts = hosts
         if context:
@@ -225,7 +271,11 @@ class Relay:
     def status(self) -> dict[str, Any]:
         """What `fleetshell status` shows of a running relay."""
         config = self.app.config
-        certificate = tls.read(self.home.file(config.relay.http.cert_file)).ends.strftime("%Y-%m-%dT%H:%M:%SZ") if self.use_tls else None
+        certificate = (
+            tls.read(self.home.file(config.relay.http.cert_file)).ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+            if self.use_tls
+            else None
+        )
         return {
             "version": __version__,
             "address": f"{'https' if self.use_tls else 'http'}://{self.http.server_name}:{self.http.port}/mcp",
@@ -267,7 +317,9 @@ def check_ready(config: Config) -> None:
     if not config.relay.http.auth.api_key:
         raise ConfigError("config.yaml has no API key (relay.http.auth.api_key). Run `fleetshell init` to create one.")
     if config.mfa.enabled and not config.mfa.totp_secret:
-        raise ConfigError("MFA is enabled, but there is no TOTP secret (mfa.totp_secret). Run `fleetshell auth setup` to create one.")
+        raise ConfigError(
+            "MFA is enabled, but there is no TOTP secret (mfa.totp_secret). Run `fleetshell auth setup` to create one."
+        )
 
 
 def client_fleet(home: Home, config: Config) -> tuple[SshFleet, Inventory, Callable[[], None]]:
@@ -303,7 +355,9 @@ def record(home: Home, config: Config, event: str, command: str, **fields: Any) 
     caller = cli_caller(command)
     audit = open_audit(home, config)
     try:
-        audit.record(event, durable=True, principal=caller.principal.key_id, client=caller.client, tool=command, **fields)
+        audit.record(
+            event, durable=True, principal=caller.principal.key_id, client=caller.client, tool=command, **fields
+        )
     finally:
         audit.close()
 
@@ -343,7 +397,9 @@ def read_certificate(cert: Path, key: Path | None = None) -> tls.Certificate:
 def is_self_signed(cert: Path) -> bool:
     """Whether a certificate that `read_certificate` accepts is its own issuer, so that clients need a copy of it."""
     command = ["openssl", "x509", "-noout", "-subject_hash", "-issuer_hash", "-in", str(cert)]
-    subject, issuer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True).stdout.split()
+    subject, issuer = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True
+    ).stdout.split()
     return subject == issuer
 
 
@@ -378,7 +434,9 @@ def check_code(secret: str, code: str) -> int | None:
 
 
 def _bad_secret() -> ConfigError:
-    return ConfigError("mfa.totp_secret in config.yaml is not base32 of a whole length. Remove the line and run `fleetshell auth setup`.")
+    return ConfigError(
+        "mfa.totp_secret in config.yaml is not base32 of a whole length. Remove the line and run `fleetshell auth setup`."
+    )
 
 
 def auth_state(home: Home) -> AuthState:

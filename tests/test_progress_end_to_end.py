@@ -65,11 +65,18 @@ def test_authenticate_is_always_answered_as_plain_json(client: Client) -> None:
     assert reply.json["result"]["structuredContent"]["authenticated"]
 
 
-def test_a_client_that_leaves_a_stream_does_not_end_its_command(open_relay: RelayProcess, client: Client, tmp_path: Path) -> None:
+def test_a_client_that_leaves_a_stream_does_not_end_its_command(
+    open_relay: RelayProcess, client: Client, tmp_path: Path
+) -> None:
     mark = tmp_path / "mark"
-    call = {"name": "execute_command", "arguments": {"server_id": "web-2", "command": f"touch '{mark}.1'; sleep 1; touch '{mark}.2'"}}
+    call = {
+        "name": "execute_command",
+        "arguments": {"server_id": "web-2", "command": f"touch '{mark}.1'; sleep 1; touch '{mark}.2'"},
+    }
     with connected(open_relay, initialize=False) as other:
-        body = json.dumps({"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {**call, "_meta": {"progressToken": 3}}})
+        body = json.dumps(
+            {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {**call, "_meta": {"progressToken": 3}}}
+        )
         headers = {
             "Authorization": f"Bearer {client.key}", "Content-Type": "application/json", "Accept": "application/json, text/event-stream",
             "Mcp-Session-Id": client.session,

@@ -94,7 +94,9 @@ def overview() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--home", metavar="DIR", help="FleetShell's home (default: $FLEETSHELL_HOME, else ~/.fleetshell)")
+    parser.add_argument(
+        "--home", metavar="DIR", help="FleetShell's home (default: $FLEETSHELL_HOME, else ~/.fleetshell)"
+    )
     parser.add_argument("--version", action="version", version=f"fleetshell {__version__}")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -118,8 +120,14 @@ def find(name: str, rest: list[str]) -> tuple[Command, str, list[str]]:
     members = [known.partition(" ")[2] for known in commands if known.startswith(f"{name} ")]
     if rest and rest[0] in members:
         return commands[f"{name} {rest[0]}"], "fleetshell", rest[1:]
-    asked = f'"{rest[0]}" is none of its subcommands' if rest and rest[0] not in ("-h", "--help") else "say which subcommand"
-    listing = "\n".join(f"  {name} {member:<12}{commands[f'{name} {member}'].summary.splitlines()[0]}" for member in members)
+    asked = (
+        f'"{rest[0]}" is none of its subcommands'
+        if rest and rest[0] not in ("-h", "--help")
+        else "say which subcommand"
+    )
+    listing = "\n".join(
+        f"  {name} {member:<12}{commands[f'{name} {member}'].summary.splitlines()[0]}" for member in members
+    )
     if rest and rest[0] in ("-h", "--help"):
         print(f"usage: fleetshell {name} SUBCOMMAND …\n\n{COMMANDS[name][1]}\n\nsubcommands:\n{listing}")
         raise SystemExit(0)
@@ -139,7 +147,9 @@ def _become_owner(home: Home) -> None:
     try:
         user = pwd.getpwuid(owner.st_uid)
     except KeyError:
-        raise FleetShellError(f"{home.path} belongs to uid {owner.st_uid}, which is no user here. Run `chown -R USER {home.path}`.") from None
+        raise FleetShellError(
+            f"{home.path} belongs to uid {owner.st_uid}, which is no user here. Run `chown -R USER {home.path}`."
+        ) from None
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)

@@ -62,7 +62,11 @@ CONTEXT = ("purpose", "environment")
     Arg("--jump", metavar="ID", help="the registered server to jump through"),
     Arg("--key", metavar="FILE", help="another private key than the relay's"),
     Arg("--options", metavar="K=V", action="append", default=[], help="an ssh option; may be given several times"),
-    Arg("--no-verify", action="store_true", help="do not contact the server; its host key is then pinned at the first contact"),
+    Arg(
+        "--no-verify",
+        action="store_true",
+        help="do not contact the server; its host key is then pinned at the first contact",
+    ),
     example="fleetshell add-server --id mail-prod-01 --hostname mail.example.com --user root --tags production,mail --env production",
 )
 def add_server(args: argparse.Namespace, home: Home) -> int:
@@ -117,7 +121,10 @@ def _verified(home: Home, config: Config, server: Server, save: Callable[[], Non
         save()
         if offered:
             fleet.host_keys.pin(server.id, offered)
-            print("Its host key is pinned" + ("." if output.interactive() else ": trusted on first use, so compare it with the server's own."))
+            print(
+                "Its host key is pinned"
+                + ("." if output.interactive() else ": trusted on first use, so compare it with the server's own.")
+            )
         _try_login(home, config, fleet, server)
     finally:
         close()
@@ -129,7 +136,14 @@ def _try_login(home: Home, config: Config, fleet: SshFleet, server: Server) -> N
     from fleetshell_tools.app import cli_caller, public_line
 
     try:
-        fleet.run(cli_caller("add-server"), server, Act("true"), timeout=SECONDS, cancelled=Cancellation(), progress=lambda *_: None)
+        fleet.run(
+            cli_caller("add-server"),
+            server,
+            Act("true"),
+            timeout=SECONDS,
+            cancelled=Cancellation(),
+            progress=lambda *_: None,
+        )
     except (Unreachable, TimedOut) as error:
         line = public_line(home, config)
         install = isinstance(error, Unreachable) and error.step == "login" and server.identity_file is None
@@ -156,7 +170,11 @@ def _described(args: argparse.Namespace, inventory: Inventory) -> dict[str, Any]
     missing = [f"--{name}" for name in REQUIRED if name not in known]
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given: there is no terminal to ask on.")
-    data = {field.key: known[field.key] for field in FIELDS if field.key not in CONTEXT and known.get(field.key) not in (None, "", [])}
+    data = {
+        field.key: known[field.key]
+        for field in FIELDS
+        if field.key not in CONTEXT and known.get(field.key) not in (None, "", [])
+    }
     context = {key: known[key] for key in CONTEXT if known.get(key)}
     return {**data, **({"context": context} if context else {}), **more}
 
@@ -201,7 +219,11 @@ def _value(key: str, raw: Any) -> Any:
         value = list(dict.fromkeys(tag for part in value.split(",") if (tag := part.strip())))
     elif key == "ssh_port" and value.isascii() and value.isdigit():
         value = int(value)
-    trial = {"id": "a" if value == "b" else "b", "hostname": "x", **({"context": {key: value}} if key in CONTEXT else {key: value})}
+    trial = {
+        "id": "a" if value == "b" else "b",
+        "hostname": "x",
+        **({"context": {key: value}} if key in CONTEXT else {key: value}),
+    }
     try:
         servers.parse(yamlfile.dump(trial), "trial")
     except UnicodeEncodeError:
@@ -248,7 +270,9 @@ def _own_name() -> str:
 def _refuse_existing(inventory: Inventory, server_id: str) -> None:
     path = inventory.path(server_id)
     if os.path.lexists(path):
-        raise FleetShellError(f"There is already a server {server_id} ({path}). Change it with `fleetshell edit {server_id}`.")
+        raise FleetShellError(
+            f"There is already a server {server_id} ({path}). Change it with `fleetshell edit {server_id}`."
+        )
 
 
 COMMANDS = (add_server,)

@@ -29,7 +29,9 @@ def show(args: argparse.Namespace, home: Home) -> int:
     path = home.file(home.config().relay.audit_log)
     try:
         if args.follow:
-            for record in records.follow(path, stop=threading.Event(), last=args.n, server=args.server, failed=args.failed):
+            for record in records.follow(
+                path, stop=threading.Event(), last=args.n, server=args.server, failed=args.failed
+            ):
                 _print(record, args.json)
         else:
             for record in records.read(path, last=args.n, server=args.server, failed=args.failed):
@@ -68,7 +70,11 @@ def verify(args: argparse.Namespace, home: Home) -> int:
         output.print_json({"ok": found.ok, "records": found.records, "first_bad_line": found.first_bad_line, "problem": found.problem,
                            "notes": list(found.notes)})  # fmt: skip
     else:
-        print(f"The audit log is intact: {found.records} records." if found.ok else f"The audit log is NOT intact: {found.problem}")
+        print(
+            f"The audit log is intact: {found.records} records."
+            if found.ok
+            else f"The audit log is NOT intact: {found.problem}"
+        )
         for note in found.notes:
             print(f"note: {note}")
     return 0 if found.ok else 1

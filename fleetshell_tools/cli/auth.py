@@ -56,13 +56,19 @@ def status(args: argparse.Namespace, home: Home) -> int:
              "grant_scope": mfa.grant_scope, "locked_out_until": locked_until, "problem": problem or None}
         )  # fmt: skip
         return 0
-    print(f"MFA: {'enabled' if mfa.enabled else output.paint('DISABLED', 'red') + ' (`fleetshell auth enable` turns it on)'}")
+    print(
+        f"MFA: {'enabled' if mfa.enabled else output.paint('DISABLED', 'red') + ' (`fleetshell auth enable` turns it on)'}"
+    )
     print(f"TOTP secret: {'configured' if mfa.totp_secret else 'none (`fleetshell auth setup` creates one)'}")
-    print(f"An authentication lasts {mfa.session_lifetime} seconds, for {'the session' if mfa.grant_scope == 'session' else 'every client of the key'}.")
+    print(
+        f"An authentication lasts {mfa.session_lifetime} seconds, for {'the session' if mfa.grant_scope == 'session' else 'every client of the key'}."
+    )
     if problem:
         print(f"Lock-out: unknown. {problem}")
     elif locked_until:
-        print(f"Lock-out: {output.paint('locked', 'red')} until {locked_until} after too many wrong codes; `fleetshell auth unlock` lifts it.")
+        print(
+            f"Lock-out: {output.paint('locked', 'red')} until {locked_until} after too many wrong codes; `fleetshell auth unlock` lifts it."
+        )
     else:
         print("Lock-out: none")
     return 0
@@ -79,7 +85,11 @@ def _lock_out(home: Home, config: Config) -> tuple[str | None, str]:
     return (_utc(state.locked_until) if state and state.locked_until > time.time() else None), ""
 
 
-@command("auth test", Arg("code", metavar="CODE", help="the six digits that the authenticator app shows"), example="fleetshell auth test 123456")
+@command(
+    "auth test",
+    Arg("code", metavar="CODE", help="the six digits that the authenticator app shows"),
+    example="fleetshell auth test 123456",
+)
 def test(args: argparse.Namespace, home: Home) -> int:
     """Does a code match now? It is not used up: the relay still accepts it. Exit code 1 where it does not match."""
     config = home.config()
@@ -112,7 +122,9 @@ def enable(args: argparse.Namespace, home: Home) -> int:
     """Ask for a TOTP code again before any tool but `authenticate` works."""
     config = home.config()
     if not config.mfa.totp_secret:
-        raise ConfigError("MFA can't be enabled without a TOTP secret. Run `fleetshell auth setup` first; it creates one.")
+        raise ConfigError(
+            "MFA can't be enabled without a TOTP secret. Run `fleetshell auth setup` first; it creates one."
+        )
     return _switch(home, config, on=True)
 
 
@@ -120,7 +132,9 @@ def enable(args: argparse.Namespace, home: Home) -> int:
 def disable(args: argparse.Namespace, home: Home) -> int:
     """Ask for no codes: whoever has the API key can then run commands. Not for production."""
     code = _switch(home, home.config(), on=False)
-    output.warn("without MFA the API key alone is enough to run commands on every server. `fleetshell auth enable` turns it on again.")
+    output.warn(
+        "without MFA the API key alone is enough to run commands on every server. `fleetshell auth enable` turns it on again."
+    )
     return code
 
 
@@ -162,7 +176,9 @@ def tell_relay(home: Home) -> str:
     try:
         answer = control.ask(home.control_socket, {"do": "reload"})
     except FleetShellError as error:
-        raise FleetShellError(f"The change is saved, but the running relay has not taken it over: {error.message}") from None
+        raise FleetShellError(
+            f"The change is saved, but the running relay has not taken it over: {error.message}"
+        ) from None
     return "The running relay has taken it over." if answer else ""
 
 
@@ -177,7 +193,9 @@ def writing(home: Home) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or home.path
-        raise ConfigError(f"{where} can't be written: {error.strerror or error}. Free or open that place, or name another home with --home.") from None
+        raise ConfigError(
+            f"{where} can't be written: {error.strerror or error}. Free or open that place, or name another home with --home."
+        ) from None
 
 
 def totp_facts(secret: str) -> dict[str, str]:

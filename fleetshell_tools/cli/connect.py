@@ -118,8 +118,12 @@ def connect_info(args: argparse.Namespace, home: Home) -> int:
     for number, step in enumerate(steps, start=1):
         print(f"{number}. {step}\n")
     if target.scheme == "https" and not copied:
-        print("The relay's certificate is signed by a CA. If that is a private one, set NODE_EXTRA_CA_CERTS to its certificate.\n")
-    print('Then ask, for example: "List all my servers". The assistant will want the code that your authenticator app shows.')
+        print(
+            "The relay's certificate is signed by a CA. If that is a private one, set NODE_EXTRA_CA_CERTS to its certificate.\n"
+        )
+    print(
+        'Then ask, for example: "List all my servers". The assistant will want the code that your authenticator app shows.'
+    )
     return 0
 
 
@@ -144,7 +148,9 @@ def _target(home: Home, config: Config, host: str | None) -> _Target:
     path = home.file(http.cert_file)
     certificate = read_certificate(path)
     if host and not covers(certificate.names, certificate.addresses, host):
-        output.warn(f"the certificate does not name {host}, so clients will refuse it. Run `fleetshell init --renew-cert --hostname {host}` first.")
+        output.warn(
+            f"the certificate does not name {host}, so clients will refuse it. Run `fleetshell init --renew-cert --hostname {host}` first."
+        )
     host = host or _best(certificate.names, certificate.addresses)
     return _Target("https", host, http.port, key, path if is_self_signed(path) else None)
 
@@ -201,7 +207,10 @@ def _desktop_steps(settings: dict[str, Any], system: _System, copied: str | None
 def _code_steps(target: _Target, system: _System, wanted: str | None) -> list[str]:
     trust = [f"Let Claude Code trust it; {system.export}{_typed(system, wanted)}"] if target.certificate else []
     header = f"Authorization: Bearer {target.api_key}"
-    return [*trust, f'Add the relay to Claude Code:\n\n   claude mcp add --transport http fleetshell {target.url} --header "{header}"']
+    return [
+        *trust,
+        f'Add the relay to Claude Code:\n\n   claude mcp add --transport http fleetshell {target.url} --header "{header}"',
+    ]
 
 
 COMMANDS = (connect_info,)

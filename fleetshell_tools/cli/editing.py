@@ -79,7 +79,9 @@ def _until_valid(
             continue
         if not path.exists() or _read(path) != before:
             aside = _keep(path, written)
-            raise FleetShellError(f"{path} was changed by somebody else while you edited it. It stays as it is; what you wrote is in {aside}.")
+            raise FleetShellError(
+                f"{path} was changed by somebody else while you edited it. It stays as it is; what you wrote is in {aside}."
+            )
         try:
             save(text)
         except FleetShellError as error:
@@ -118,7 +120,9 @@ def _editor() -> list[str]:
         return words
     found = next((path for name in FALLBACKS if (path := shutil.which(name))), None)
     if found is None:
-        raise FleetShellError("There is no editor: neither $VISUAL nor $EDITOR is set, and neither vi nor nano is installed.")
+        raise FleetShellError(
+            "There is no editor: neither $VISUAL nor $EDITOR is set, and neither vi nor nano is installed."
+        )
     return [found]
 
 

@@ -18,7 +18,11 @@ from fleetshell_tools.core.types import Act, Verdict
 @command(
     "guard check",
     Arg("text", nargs="?", metavar="COMMAND", help="the command to judge"),
-    Arg("--jsonl", action="store_true", help='read {"command": …} objects, one a line, from stdin and print each with its verdict'),
+    Arg(
+        "--jsonl",
+        action="store_true",
+        help='read {"command": …} objects, one a line, from stdin and print each with its verdict',
+    ),
     JSON,
     example="guard check 'rm -rf /'",
 )
@@ -61,8 +65,14 @@ def _act(item: dict[str, Any], number: int) -> Act:
     stdin, environment = item.get("stdin"), item.get("environment") or {}
     folder, user = item.get("working_directory"), item.get("login_user")
     texts = all(value is None or isinstance(value, str) for value in (stdin, folder, user))
-    if not texts or not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
-        raise UsageError(f"Line {number} of the input: stdin, working_directory and login_user are texts, environment an object of texts.")
+    if (
+        not texts
+        or not isinstance(environment, dict)
+        or not all(isinstance(value, str) for value in environment.values())
+    ):
+        raise UsageError(
+            f"Line {number} of the input: stdin, working_directory and login_user are texts, environment an object of texts."
+        )
     return Act(item["command"], stdin.encode() if stdin is not None else None, environment, folder, user)
 
 

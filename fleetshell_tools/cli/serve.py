@@ -32,7 +32,11 @@ log = logging.getLogger("fleetshell")
     "serve",
     Arg("--host", help="address to listen on, in place of relay.http.host"),
     Arg("--port", type=int, help="port to listen on, in place of relay.http.port"),
-    Arg("--no-tls", action="store_true", help="plain HTTP, on 127.0.0.1 unless --host is given: the API key then goes in clear"),
+    Arg(
+        "--no-tls",
+        action="store_true",
+        help="plain HTTP, on 127.0.0.1 unless --host is given: the API key then goes in clear",
+    ),
     example="fleetshell serve --port 8443",
 )
 def serve(args: argparse.Namespace, home: Home) -> int:
@@ -62,7 +66,9 @@ def serve(args: argparse.Namespace, home: Home) -> int:
 def _only_one(home: Home) -> Iterator[None]:
     lock = storage.try_lock(home.relay_lock)
     if lock is None:
-        raise FleetShellError(f"A relay is already running on {home.path} (see `fleetshell status`). Stop it first, or use another --home.")
+        raise FleetShellError(
+            f"A relay is already running on {home.path} (see `fleetshell status`). Stop it first, or use another --home."
+        )
     try:
         yield
     finally:
@@ -78,7 +84,9 @@ def _logging(home: Home, config: Config) -> Iterator[None]:
         handlers.append(logging.handlers.WatchedFileHandler(path, encoding="utf-8"))
         os.chmod(path, storage.PRIVATE_FILE)
     except OSError as error:
-        raise FleetShellError(f"The log {path} can't be written: {error.strerror}. Set relay.log_file, or free the disk.") from None
+        raise FleetShellError(
+            f"The log {path} can't be written: {error.strerror}. Set relay.log_file, or free the disk."
+        ) from None
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     root = logging.getLogger()
@@ -98,7 +106,9 @@ def _announce(relay: Relay, config: Config) -> None:
     status = relay.status()
     log.info("FleetShell %s serves %s with %d servers.", status["version"], status["address"], status["servers"])
     if not relay.use_tls:
-        log.warning("TLS is off: the API key and all output travel in clear. Use this behind a TLS proxy or on loopback only.")
+        log.warning(
+            "TLS is off: the API key and all output travel in clear. Use this behind a TLS proxy or on loopback only."
+        )
     if not config.mfa.enabled:
         log.warning("MFA is disabled: whoever has the API key can run commands. `fleetshell auth enable` turns it on.")
     for name, problem in status["disabled_servers"].items():
@@ -179,9 +189,14 @@ def status(args: argparse.Namespace, home: Home) -> int:
     print(f"servers: {facts['servers']} usable, {len(facts['disabled_servers'])} disabled")
     for name, problem in facts["disabled_servers"].items():
         print(f"  {name}: {problem}")
-    print(f"clients: {facts['mcp_sessions']} MCP sessions, {facts['authenticated']} authenticated, {facts['http']['connections']} connections")
+    print(
+        f"clients: {facts['mcp_sessions']} MCP sessions, {facts['authenticated']} authenticated, {facts['http']['connections']} connections"
+    )
     print(f"calls since the start: {facts['calls']}")
-    print(f"MFA: {'enabled' if facts['mfa_enabled'] else 'DISABLED'}" + (f"; certificate until {facts['certificate_ends']}" if facts["certificate_ends"] else ""))
+    print(
+        f"MFA: {'enabled' if facts['mfa_enabled'] else 'DISABLED'}"
+        + (f"; certificate until {facts['certificate_ends']}" if facts["certificate_ends"] else "")
+    )
     return 0
 
 

@@ -34,7 +34,9 @@ def list_servers(args: argparse.Namespace, home: Home) -> int:
              "purpose": server.purpose, "ssh_user": inventory.user(server), "ssh_port": inventory.port(server)}
             for server in servers
         ]  # fmt: skip
-        output.print_json([*shown, *({"id": name, "disabled": True, "reason": reason} for name, reason in problems.items())])
+        output.print_json(
+            [*shown, *({"id": name, "disabled": True, "reason": reason} for name, reason in problems.items())]
+        )
         return 0
     if servers:
         rows = [[server.id, server.hostname, server.environment, ", ".join(server.tags)] for server in servers]
@@ -101,13 +103,22 @@ def remove(args: argparse.Namespace, home: Home) -> int:
 def _refuse_if_needed(inventory: Inventory, config: Config, server_id: str) -> None:
     """Refuse to remove the way to other servers."""
     if config.defaults.jump == server_id:
-        raise FleetShellError(f"{server_id} is `defaults.jump` in config.yaml: other servers are reached through it. Change that first.")
+        raise FleetShellError(
+            f"{server_id} is `defaults.jump` in config.yaml: other servers are reached through it. Change that first."
+        )
     through = [server.id for server in inventory.all() if server.jump == server_id]
     if through:
-        raise FleetShellError(f"{', '.join(through)} can only be reached through {server_id}. Change `jump` there first (`fleetshell edit {through[0]}`).")
+        raise FleetShellError(
+            f"{', '.join(through)} can only be reached through {server_id}. Change `jump` there first (`fleetshell edit {through[0]}`)."
+        )
 
 
-@command("trust", ID, Arg("--yes", action="store_true", help="pin the new key without asking"), example="fleetshell trust mail-prod-01")
+@command(
+    "trust",
+    ID,
+    Arg("--yes", action="store_true", help="pin the new key without asking"),
+    example="fleetshell trust mail-prod-01",
+)
 def trust(args: argparse.Namespace, home: Home) -> int:
     """Show the old and the new host key of a server that was rebuilt, and pin the new one."""
     config = home.config()
@@ -125,7 +136,9 @@ def trust(args: argparse.Namespace, home: Home) -> int:
         print(f"pinned: {', '.join(old) or 'none'}\nnow:    {', '.join(new)}")
         if not args.yes:
             if not output.interactive():
-                raise UsageError(f"Nothing was changed. If that is the key of {args.id}, run `fleetshell trust {args.id} --yes`.")
+                raise UsageError(
+                    f"Nothing was changed. If that is the key of {args.id}, run `fleetshell trust {args.id} --yes`."
+                )
             print("Compare it on the server: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub")
             if not output.confirm(f"Is that the key of {args.id}?"):
                 print("Nothing was changed.")

@@ -84,7 +84,9 @@ class _Report:
 
     def add(self, state: str, path: Path | str, remark: str = "") -> None:
         """Note that a file was `created`, `kept`, `completed` or `renewed`."""
-        name = str(path.relative_to(self.home.path) if isinstance(path, Path) and path.is_relative_to(self.home.path) else path)
+        name = str(
+            path.relative_to(self.home.path) if isinstance(path, Path) and path.is_relative_to(self.home.path) else path
+        )
         self.items.append((state, name, remark))
 
     def having(self, *states: str) -> list[str]:
@@ -95,7 +97,9 @@ class _Report:
         for state, name, _ in self.items:
             if name.endswith("/"):
                 folders.setdefault(state, []).append(name)
-        lines = [(state, " ".join(names), "") for state, names in folders.items()] + [item for item in self.items if not item[1].endswith("/")]
+        lines = [(state, " ".join(names), "") for state, names in folders.items()] + [
+            item for item in self.items if not item[1].endswith("/")
+        ]
         return "\n".join(f"  {state:<10}{name}{f' ({remark})' if remark else ''}" for state, name, remark in lines)
 
 
@@ -129,7 +133,11 @@ def init(args: argparse.Namespace, home: Home) -> int:
     print(f"FleetShell's home is {home.path}:\n{report}\n")
     if took_over:
         print(f"{took_over}\n")
-    print(totp_block(secret) if secret else "The TOTP secret is the one from before; `fleetshell auth setup` shows its QR code again.")
+    print(
+        totp_block(secret)
+        if secret
+        else "The TOTP secret is the one from before; `fleetshell auth setup` shows its QR code again."
+    )
     print(f"\n{_next_steps(home, line)}")
     return 0
 
@@ -146,7 +154,9 @@ def _told(home: Home) -> str:
 def _folders(home: Home, report: _Report) -> None:
     if os.path.lexists(home.path):
         if not home.path.is_dir():
-            raise ConfigError(f"{home.path} is no folder, so it can't be FleetShell's home. Move it away, or name another home with --home.")
+            raise ConfigError(
+                f"{home.path} is no folder, so it can't be FleetShell's home. Move it away, or name another home with --home."
+            )
         home.check()
     for name in FOLDERS:
         report.add("created" if storage.make_folder(home.path / name) else "kept", f"{name}/")
@@ -171,11 +181,22 @@ def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, s
     secret = new_totp_secret() if fresh or "mfa.totp_secret" in missing else ""
     if fresh or missing or report.having("created", "renewed") or not home.audit_key.exists():
         new = ["config.yaml"] if fresh else list(missing)
-        record(home, config, "initialized", "init", created=[*report.having("created"), *new], renewed=report.having("renewed"))
+        record(
+            home,
+            config,
+            "initialized",
+            "init",
+            created=[*report.having("created"), *new],
+            renewed=report.having("renewed"),
+        )
     if fresh:
         aside = f"the old one is {_set_aside(home.config_file).name}" if exists else ""
         storage.write_atomic(home.config_file, config_text(home, secret))
-        report.add("renewed" if exists else "created", home.config_file, "; ".join(filter(None, ["a new API key and TOTP secret", aside])))
+        report.add(
+            "renewed" if exists else "created",
+            home.config_file,
+            "; ".join(filter(None, ["a new API key and TOTP secret", aside])),
+        )
     elif missing:
         for key in missing:
             configuration.set_value(home.config_file, key, secret if key == "mfa.totp_secret" else new_api_key())
@@ -230,7 +251,11 @@ def _relay_key(home: Home, config: Config, report: _Report) -> str:
     elif public.is_relative_to(home.path):
         storage.make_folder(public.parent)
         storage.write_atomic(public, f"{line}\n")
-        report.add("renewed" if before else "created", public, f"the old one did not belong to {private.name}" if before else "")
+        report.add(
+            "renewed" if before else "created",
+            public,
+            f"the old one did not belong to {private.name}" if before else "",
+        )
     return line
 
 
@@ -264,7 +289,11 @@ def _certificate(home: Home, config: Config, args: argparse.Namespace, report: _
     if len(there) == 1:
         remark = f"{there[0].name} was there without the other; {remark}"
     for path in (cert, key):
-        report.add("renewed" if there else "created", path, "; ".join(filter(None, [remark, *(f"kept aside: {name}" for name in aside)])) if path == cert else "")
+        report.add(
+            "renewed" if there else "created",
+            path,
+            "; ".join(filter(None, [remark, *(f"kept aside: {name}" for name in aside)])) if path == cert else "",
+        )
 
 
 def _look_at(cert: Path, key: Path, hostnames: list[str]) -> None:
@@ -279,15 +308,21 @@ def _look_at(cert: Path, key: Path, hostnames: list[str]) -> None:
     lacking = [host for host in hostnames if not covers(certificate.names, certificate.addresses, host)]
     if lacking:
         options = " ".join(f"--hostname {host}" for host in lacking)
-        output.warn(f"the certificate does not name {', '.join(lacking)}. `fleetshell init --renew-cert {options}` makes one that does.")
+        output.warn(
+            f"the certificate does not name {', '.join(lacking)}. `fleetshell init --renew-cert {options}` makes one that does."
+        )
     if certificate.ends < datetime.now(timezone.utc) + _SOON:
-        output.warn(f"the certificate ends on {certificate.ends:%Y-%m-%d}. `fleetshell init --renew-cert` makes a new one.")
+        output.warn(
+            f"the certificate ends on {certificate.ends:%Y-%m-%d}. `fleetshell init --renew-cert` makes a new one."
+        )
 
 
 def _require_ours(home: Home, path: Path, key: str) -> None:
     """Refuse to make a file outside the home: there, it is somebody else's to make."""
     if not path.is_relative_to(home.path):
-        raise ConfigError(f"`{key}` in config.yaml names {path}, outside the home, so `init` makes none there. Put it there yourself, or remove that line.")
+        raise ConfigError(
+            f"`{key}` in config.yaml names {path}, outside the home, so `init` makes none there. Put it there yourself, or remove that line."
+        )
 
 
 def _audit_key(home: Home, config: Config, report: _Report) -> None:
@@ -318,7 +353,9 @@ def _set_aside(path: Path) -> Path:
 
 
 def _next_steps(home: Home, line: str) -> str:
-    elsewhere = "" if Home.find(None).path == home.path else f" Give each command `--home {home.path}`, or set FLEETSHELL_HOME."
+    elsewhere = (
+        "" if Home.find(None).path == home.path else f" Give each command `--home {home.path}`, or set FLEETSHELL_HOME."
+    )
     return (
         f"Next steps.{elsewhere}\n"
         "  1. On every server, add this line to ~/.ssh/authorized_keys of the login user (`fleetshell pubkey` prints it again):\n"

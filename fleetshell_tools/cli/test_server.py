@@ -39,7 +39,12 @@ class _Report:
 
     def data(self) -> dict[str, Any]:
         steps = [asdict(step) for step in self.steps]
-        return {"id": self.server_id, "ok": self.ok, **({"reason": self.problem} if self.problem else {}), "steps": steps}
+        return {
+            "id": self.server_id,
+            "ok": self.ok,
+            **({"reason": self.problem} if self.problem else {}),
+            "steps": steps,
+        }
 
 
 @command(
@@ -59,7 +64,11 @@ def test(args: argparse.Namespace, home: Home) -> int:
     fleet, inventory, close = client_fleet(home, config)
     cancelled = Cancellation()
     try:
-        reports = _all(fleet, inventory, config, cancelled) if args.all else iter([_one(fleet, inventory.get(args.id), config, cancelled)])
+        reports = (
+            _all(fleet, inventory, config, cancelled)
+            if args.all
+            else iter([_one(fleet, inventory.get(args.id), config, cancelled)])
+        )
         done = []
         for report in reports:
             done.append(report)
@@ -86,7 +95,9 @@ def _all(fleet: SshFleet, inventory: Inventory, config: Config, cancelled: Cance
         yield _Report(name, "disabled", [], reason)
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="test") as pool:
         try:
-            for future in as_completed([pool.submit(_one_of_many, fleet, server, config, cancelled) for server in inventory.all()]):
+            for future in as_completed(
+                [pool.submit(_one_of_many, fleet, server, config, cancelled) for server in inventory.all()]
+            ):
                 yield future.result()
         except BaseException:
             cancelled.set("interrupted")

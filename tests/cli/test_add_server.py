@@ -41,7 +41,17 @@ def test_every_option_lands_under_its_key_in_the_documented_order(home: CliHome,
         "context": {"purpose": 'Primary: mail "server" # 1, no', "environment": "production"},
         "jump": "bastion", "identity_file": str(relay_key.private), "ssh_options": {"Ciphers": "aes128-ctr", "Compression": "yes"},
     }  # fmt: skip
-    assert list(data) == ["id", "hostname", "ssh_user", "ssh_port", "tags", "context", "jump", "identity_file", "ssh_options"]
+    assert list(data) == [
+        "id",
+        "hostname",
+        "ssh_user",
+        "ssh_port",
+        "tags",
+        "context",
+        "jump",
+        "identity_file",
+        "ssh_options",
+    ]
     assert home.file("mail-prod-01").stat().st_mode & 0o777 == 0o600
 
 
@@ -60,7 +70,12 @@ def test_an_answering_server_is_pinned_and_logged_into(home: CliHome, sshd: Sshd
 
 
 def test_what_is_not_given_stays_out_of_the_file(home: CliHome) -> None:
-    assert home.run("add-server", "--no-verify", "--id", "web-1", "--hostname", "h", "--tags", "", "--env", "", "--purpose", " ") == 0
+    assert (
+        home.run(
+            "add-server", "--no-verify", "--id", "web-1", "--hostname", "h", "--tags", "", "--env", "", "--purpose", " "
+        )
+        == 0
+    )
     assert yaml.safe_load(home.file("web-1").read_text()) == {"id": "web-1", "hostname": "h"}
 
 
@@ -86,7 +101,9 @@ def test_an_unreachable_host_is_added_with_a_warning(home: CliHome, sshd_factory
     assert home.pins("web-1") == [sshd.host_key]
 
 
-def test_a_refused_login_says_which_line_to_install(home: CliHome, sshd_factory: MakeSshd, tmp_path: Path, capsys: Captured) -> None:
+def test_a_refused_login_says_which_line_to_install(
+    home: CliHome, sshd_factory: MakeSshd, tmp_path: Path, capsys: Captured
+) -> None:
     sshd = sshd_factory(authorized_keys=make_key(tmp_path / "other").public)
     assert home.run("add-server", *reaching(sshd)) == 0
     err = capsys.readouterr().err
@@ -96,7 +113,9 @@ def test_a_refused_login_says_which_line_to_install(home: CliHome, sshd_factory:
     assert home.pins("web-1") == [sshd.host_key]
 
 
-def test_a_server_behind_a_jump_server_is_met_through_it(home: CliHome, sshd: Sshd, sshd_factory: MakeSshd, capsys: Captured) -> None:
+def test_a_server_behind_a_jump_server_is_met_through_it(
+    home: CliHome, sshd: Sshd, sshd_factory: MakeSshd, capsys: Captured
+) -> None:
     inner = sshd_factory()
     home.add("bastion", sshd)
     assert home.run("add-server", *reaching(inner), "--jump", "bastion") == 0
@@ -105,7 +124,9 @@ def test_a_server_behind_a_jump_server_is_met_through_it(home: CliHome, sshd: Ss
     assert home.pins("bastion") == [sshd.host_key]
 
 
-def test_a_pin_that_was_left_under_the_id_is_not_replaced(home: CliHome, sshd: Sshd, sshd_factory: MakeSshd, capsys: Captured) -> None:
+def test_a_pin_that_was_left_under_the_id_is_not_replaced(
+    home: CliHome, sshd: Sshd, sshd_factory: MakeSshd, capsys: Captured
+) -> None:
     home.run("add-server", *reaching(sshd))
     home.file("web-1").unlink()
     other = sshd_factory()
@@ -151,7 +172,9 @@ def test_an_existing_id_is_refused_and_names_edit(home: CliHome, sshd: Sshd, cap
     (["--options", "Ciphers=a\nProxyCommand id"], "--options: the value of the ssh option Ciphers holds a control character"),
     (["--env", "a\udcff"], "--env: that is not UTF-8"),
 ])  # fmt: skip
-def test_an_impossible_value_is_refused_by_name(home: CliHome, capsys: Captured, arguments: list[str], said: str) -> None:
+def test_an_impossible_value_is_refused_by_name(
+    home: CliHome, capsys: Captured, arguments: list[str], said: str
+) -> None:
     assert home.run("add-server", "--no-verify", "--id", "web-1", "--hostname", "h", *arguments) == 2
     assert said in capsys.readouterr().err
     assert list((home.path / "servers").iterdir()) == []
@@ -170,7 +193,9 @@ def test_a_jump_server_that_can_not_be_used_is_refused(home: CliHome, capsys: Ca
     (["--id", "web-1"], "--hostname must be given"),
     (["--hostname", "h"], "--id must be given"),
 ])  # fmt: skip
-def test_without_a_terminal_what_is_missing_is_named(home: CliHome, capsys: Captured, arguments: list[str], missing: str) -> None:
+def test_without_a_terminal_what_is_missing_is_named(
+    home: CliHome, capsys: Captured, arguments: list[str], missing: str
+) -> None:
     assert home.run("add-server", "--no-verify", *arguments) == 2
     assert missing in capsys.readouterr().err
 
@@ -216,7 +241,9 @@ def test_on_a_terminal_everything_is_asked_for_and_explained(home: CliHome, sshd
 
 
 def test_on_a_terminal_only_what_is_missing_is_asked_for(home: CliHome) -> None:
-    with on_terminal(home, "--no-verify", "--id", "web-1", "--user", "root", "--tags", "a", "--env", "e", "--purpose", "p") as terminal:
+    with on_terminal(
+        home, "--no-verify", "--id", "web-1", "--user", "root", "--tags", "a", "--env", "e", "--purpose", "p"
+    ) as terminal:
         terminal.answer("Host name", "web.example.com")
         terminal.answer("SSH port", "")
         assert terminal.end() == 0
@@ -224,14 +251,22 @@ def test_on_a_terminal_only_what_is_missing_is_asked_for(home: CliHome) -> None:
     assert yaml.safe_load(home.file("web-1").read_text())["ssh_port"] == 22
 
 
-def test_a_default_of_the_configuration_is_offered_and_stays_out_of_the_file(tmp_path: Path, relay_key: KeyPair) -> None:
+def test_a_default_of_the_configuration_is_offered_and_stays_out_of_the_file(
+    tmp_path: Path, relay_key: KeyPair
+) -> None:
     home = make_cli_home(tmp_path / "home", relay_key, f"{CONFIG}defaults: {{ssh_user: deploy, ssh_port: 2200}}\n")
-    with on_terminal(home, "--no-verify", "--id", "web-1", "--hostname", "h", "--tags", "", "--purpose", "") as terminal:
+    with on_terminal(
+        home, "--no-verify", "--id", "web-1", "--hostname", "h", "--tags", "", "--purpose", ""
+    ) as terminal:
         terminal.answer("Login user [deploy]", "")
         terminal.answer("SSH port [2200]", "")
         terminal.answer("Environment", "deploy")
         assert terminal.end() == 0
-    assert yaml.safe_load(home.file("web-1").read_text()) == {"id": "web-1", "hostname": "h", "context": {"environment": "deploy"}}
+    assert yaml.safe_load(home.file("web-1").read_text()) == {
+        "id": "web-1",
+        "hostname": "h",
+        "context": {"environment": "deploy"},
+    }
 
 
 def test_a_host_key_that_is_turned_down_adds_nothing(home: CliHome, sshd: Sshd) -> None:

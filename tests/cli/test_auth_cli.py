@@ -90,7 +90,11 @@ def test_a_secret_written_by_hand_is_shown_as_apps_want_it(home: CliHome, capsys
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(f'  totp_secret: "{SECRET}"\n', "  # no secret\n"), (f'mfa:\n  totp_secret: "{SECRET}"\n', "# no block\n"), (f'"{SECRET}"', '""')],
+    [
+        (f'  totp_secret: "{SECRET}"\n', "  # no secret\n"),
+        (f'mfa:\n  totp_secret: "{SECRET}"\n', "# no block\n"),
+        (f'"{SECRET}"', '""'),
+    ],
 )
 def test_a_secret_is_created_where_there_is_none(home: CliHome, old: str, new: str, capsys: Captured) -> None:
     text = rewrite(home, old, new)
@@ -146,7 +150,9 @@ def test_a_damaged_state_is_named_by_the_status_and_mended_by_unlock(home: CliHo
 
 
 @pytest.mark.parametrize(("step", "says"), [(-1, "previous step"), (0, "current step"), (1, "next step")])
-def test_a_code_matches_within_one_step_and_is_not_used_up(home: CliHome, noon: None, step: int, says: str, capsys: Captured) -> None:
+def test_a_code_matches_within_one_step_and_is_not_used_up(
+    home: CliHome, noon: None, step: int, says: str, capsys: Captured
+) -> None:
     code = pyotp.TOTP(SECRET).at(int(NOW) + 30 * step)
     for shown in (code, f"{code[:3]} {code[3:]}"):
         assert home.run("auth", "test", shown) == 0
@@ -155,7 +161,9 @@ def test_a_code_matches_within_one_step_and_is_not_used_up(home: CliHome, noon: 
 
 
 @pytest.mark.parametrize("step", [-2, 2])
-def test_a_code_of_another_time_does_not_match_and_the_clock_is_shown(home: CliHome, noon: None, step: int, capsys: Captured) -> None:
+def test_a_code_of_another_time_does_not_match_and_the_clock_is_shown(
+    home: CliHome, noon: None, step: int, capsys: Captured
+) -> None:
     assert home.run("auth", "test", pyotp.TOTP(SECRET).at(int(NOW) + 30 * step)) == 1
     assert "2027-01-15T08:00:15Z" in capsys.readouterr().err
 

@@ -43,7 +43,11 @@ def entry(home: CliHome, capsys: Captured, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("system", "certificate"),
-    [("linux", "/home/YOU/fleetshell-cert.pem"), ("macos", "/Users/YOU/fleetshell-cert.pem"), ("windows", "C:\\Users\\YOU\\fleetshell-cert.pem")],
+    [
+        ("linux", "/home/YOU/fleetshell-cert.pem"),
+        ("macos", "/Users/YOU/fleetshell-cert.pem"),
+        ("windows", "C:\\Users\\YOU\\fleetshell-cert.pem"),
+    ],
 )
 def test_claude_desktop_gets_mcp_remote_with_the_url_the_key_and_the_certificate(
     home: CliHome, system: str, certificate: str, capsys: Captured
@@ -65,7 +69,9 @@ def test_claude_desktop_gets_mcp_remote_with_the_url_the_key_and_the_certificate
         ("windows", r"%APPDATA%\Claude\claude_desktop_config.json"),
     ],
 )
-def test_the_text_says_where_the_file_is_and_holds_the_same_configuration(home: CliHome, system: str, file: str, capsys: Captured) -> None:
+def test_the_text_says_where_the_file_is_and_holds_the_same_configuration(
+    home: CliHome, system: str, file: str, capsys: Captured
+) -> None:
     expected = entry(home, capsys, "--os", system)
     assert home.run("connect-info", "--os", system) == 0
     shown = capsys.readouterr()
@@ -79,7 +85,10 @@ def test_the_text_says_where_the_file_is_and_holds_the_same_configuration(home: 
 
 
 def test_the_place_of_the_certificate_can_be_given(home: CliHome, capsys: Captured) -> None:
-    assert entry(home, capsys, "--cert", "/opt/my certs/relay.pem")["env"]["NODE_EXTRA_CA_CERTS"] == "/opt/my certs/relay.pem"
+    assert (
+        entry(home, capsys, "--cert", "/opt/my certs/relay.pem")["env"]["NODE_EXTRA_CA_CERTS"]
+        == "/opt/my certs/relay.pem"
+    )
     assert home.run("connect-info", "--cert", "/opt/my certs/relay.pem") == 0
     shown = capsys.readouterr().out
     assert '/certs/cert.pem "/opt/my certs/relay.pem"\n' in shown and "YOU" not in shown
@@ -105,7 +114,8 @@ def test_claude_code_on_windows_sets_the_variable_in_its_way(home: CliHome, caps
 
 
 @pytest.mark.parametrize(
-    ("asked", "host"), [("203.0.113.7", "203.0.113.7"), ("Relay.Example.com", "relay.example.com"), ("::1", "[::1]"), ("[::1]", "[::1]")]
+    ("asked", "host"),
+    [("203.0.113.7", "203.0.113.7"), ("Relay.Example.com", "relay.example.com"), ("::1", "[::1]"), ("[::1]", "[::1]")],
 )
 def test_a_host_of_the_certificate_can_be_chosen(home: CliHome, asked: str, host: str, capsys: Captured) -> None:
     assert home.run("connect-info", "--json", "--host", asked) == 0
@@ -147,7 +157,13 @@ def test_without_tls_the_url_is_http_and_mcp_remote_is_told_to_accept_it(home: C
     configuration.set_value(home.path / "config.yaml", "relay.http.use_tls", False)
     configuration.set_value(home.path / "config.yaml", "relay.http.port", 8081)
     local = entry(home, capsys)
-    assert local["args"] == ["-y", "mcp-remote@0.15.1", "http://localhost:8081/mcp", "--header", "Authorization:${AUTH}"]
+    assert local["args"] == [
+        "-y",
+        "mcp-remote@0.15.1",
+        "http://localhost:8081/mcp",
+        "--header",
+        "Authorization:${AUTH}",
+    ]
     assert list(local["env"]) == ["AUTH"]
     assert entry(home, capsys, "--host", "10.0.0.1")["args"][2:4] == ["http://10.0.0.1:8081/mcp", "--allow-http"]
     assert home.run("connect-info") == 0

@@ -28,7 +28,16 @@ from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.home import FOLDERS, Home
 
 Captured = pytest.CaptureFixture[str]
-FILES = ("config.yaml", "relay.key", "relay.pub", "known_hosts", "certs/cert.pem", "certs/key.pem", "audit.key", ".installed_mcps.json")
+FILES = (
+    "config.yaml",
+    "relay.key",
+    "relay.pub",
+    "known_hosts",
+    "certs/cert.pem",
+    "certs/key.pem",
+    "audit.key",
+    ".installed_mcps.json",
+)
 QR_LINE = re.compile("[ ▀▄█]{30,}")
 
 
@@ -69,7 +78,12 @@ def drawing(shown: str) -> str:
 
 def alternative_names(cert: Path) -> set[str]:
     """Every name and address of a certificate, as openssl prints them."""
-    run = subprocess.run(["openssl", "x509", "-in", str(cert), "-noout", "-ext", "subjectAltName"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["openssl", "x509", "-in", str(cert), "-noout", "-ext", "subjectAltName"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return {part.strip() for part in run.stdout.splitlines()[1].split(",")}
 
 
@@ -77,7 +91,9 @@ def on_terminal(home: Path, columns: int) -> str:
     """What `init` shows on a terminal with colours and this many columns."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "NO_COLOR": ""}
-    with subprocess.Popen([*PROGRAM, "--home", str(home), "init"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    with subprocess.Popen(
+        [*PROGRAM, "--home", str(home), "init"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
         os.close(theirs)
         seen = b""
         with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):  # EIO: the program has ended
@@ -92,7 +108,12 @@ def on_terminal(home: Path, columns: int) -> str:
 
 def test_a_new_home_holds_everything_and_nobody_else_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "home"
-    run = subprocess.run(["sh", "-c", 'umask 0; exec "$0" "$@"', *PROGRAM, "--home", str(path), "init"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["sh", "-c", 'umask 0; exec "$0" "$@"', *PROGRAM, "--home", str(path), "init"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert run.stderr == ""
     for name in FOLDERS:
         assert (path / name).stat().st_mode & 0o7777 == 0o700, name
@@ -119,7 +140,9 @@ def test_the_configuration_has_the_documented_keys_in_their_order_and_their_defa
 
 
 def test_the_api_key_of_256_bits_stands_on_one_line_and_the_secret_has_160(home: CliHome) -> None:
-    grep = subprocess.run(["grep", "api_key", str(home.path / "config.yaml")], capture_output=True, text=True, check=True).stdout
+    grep = subprocess.run(
+        ["grep", "api_key", str(home.path / "config.yaml")], capture_output=True, text=True, check=True
+    ).stdout
     assert grep.count("\n") == 1
     key = loaded(home).relay.http.auth.api_key
     assert key in grep
@@ -129,7 +152,9 @@ def test_the_api_key_of_256_bits_stands_on_one_line_and_the_secret_has_160(home:
 
 def test_the_default_home_is_written_with_a_tilde(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "FLEETSHELL_HOME"}
-    run = subprocess.run([*PROGRAM, "init"], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [*PROGRAM, "init"], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
     config = yaml.safe_load((tmp_path / ".fleetshell" / "config.yaml").read_text())
     assert config["relay"]["private_key"] == "~/.fleetshell/relay.key"
     assert config["relay"]["http"]["cert_file"] == "~/.fleetshell/certs/cert.pem"
@@ -205,11 +230,27 @@ def test_making_a_home_is_recorded_without_secrets(home: CliHome) -> None:
 
 
 def test_the_certificate_is_a_leaf_for_servers_that_names_every_host(tmp_path: Path) -> None:
-    fleetshell(tmp_path / "home", "init", "--hostname", "Relay.Example.com", "--hostname", "203.0.113.7", "--hostname", "2001:DB8::7")
+    fleetshell(
+        tmp_path / "home",
+        "init",
+        "--hostname",
+        "Relay.Example.com",
+        "--hostname",
+        "203.0.113.7",
+        "--hostname",
+        "2001:DB8::7",
+    )
     cert = tmp_path / "home" / "certs" / "cert.pem"
-    text = subprocess.run(["openssl", "x509", "-in", str(cert), "-noout", "-text"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        ["openssl", "x509", "-in", str(cert), "-noout", "-text"], capture_output=True, text=True, check=True
+    ).stdout
     assert "CA:FALSE" in text and "TLS Web Server Authentication" in text and "X509v3 Key Usage: critical" in text
-    assert {"DNS:relay.example.com", "DNS:localhost", "IP Address:203.0.113.7", "IP Address:2001:DB8:0:0:0:0:0:7"} <= alternative_names(cert)
+    assert {
+        "DNS:relay.example.com",
+        "DNS:localhost",
+        "IP Address:203.0.113.7",
+        "IP Address:2001:DB8:0:0:0:0:0:7",
+    } <= alternative_names(cert)
     assert {"IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1"} <= alternative_names(cert)
 
 
@@ -228,7 +269,10 @@ def test_a_client_that_has_the_certificate_verifies_the_server(home: CliHome, na
         thread.start()
         client = ssl.create_default_context(cafile=str(home.path / "certs" / "cert.pem"))
         try:
-            with socket.create_connection(listener.getsockname()) as plain, client.wrap_socket(plain, server_hostname=name) as connection:
+            with (
+                socket.create_connection(listener.getsockname()) as plain,
+                client.wrap_socket(plain, server_hostname=name) as connection,
+            ):
                 assert connection.recv(5) == b"hello"
         finally:
             thread.join()
@@ -288,7 +332,9 @@ def test_a_certificate_that_a_ca_signed_is_kept_aside_when_it_is_renewed(home: C
         assert aside.read_bytes() == content
 
 
-def test_a_pair_that_does_not_belong_together_is_kept_with_a_warning(home: CliHome, tmp_path: Path, capsys: Captured) -> None:
+def test_a_pair_that_does_not_belong_together_is_kept_with_a_warning(
+    home: CliHome, tmp_path: Path, capsys: Captured
+) -> None:
     other = CliHome(tmp_path / "other")
     assert other.run("init") == 0
     shutil.copy(other.path / "certs" / "key.pem", home.path / "certs" / "key.pem")
@@ -299,7 +345,9 @@ def test_a_pair_that_does_not_belong_together_is_kept_with_a_warning(home: CliHo
     assert contents(home) == before
 
 
-def test_a_certificate_outside_the_home_is_never_made_or_replaced(home: CliHome, tmp_path: Path, capsys: Captured) -> None:
+def test_a_certificate_outside_the_home_is_never_made_or_replaced(
+    home: CliHome, tmp_path: Path, capsys: Captured
+) -> None:
     configuration.set_value(home.path / "config.yaml", "relay.http.cert_file", str(tmp_path / "site.pem"))
     assert home.run("init") == 3
     assert "`relay.http.cert_file`" in capsys.readouterr().err and not (tmp_path / "site.pem").exists()
@@ -343,13 +391,17 @@ def test_what_is_missing_is_created_and_the_rest_is_kept(home: CliHome, name: st
 
 def test_a_public_key_of_another_pair_is_replaced(home: CliHome, capsys: Captured) -> None:
     before = contents(home)
-    (home.path / "relay.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDOS4RweMNstEZn8aVC9M7Q42m fleetshell-relay\n")
+    (home.path / "relay.pub").write_text(
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDOS4RweMNstEZn8aVC9M7Q42m fleetshell-relay\n"
+    )
     assert home.run("init") == 0
     assert "renewed   relay.pub (the old one did not belong to relay.key)" in capsys.readouterr().out
     assert contents(home) == before
 
 
-def test_without_its_configuration_a_home_gets_a_new_key_and_secret_and_keeps_the_rest(home: CliHome, capsys: Captured) -> None:
+def test_without_its_configuration_a_home_gets_a_new_key_and_secret_and_keeps_the_rest(
+    home: CliHome, capsys: Captured
+) -> None:
     before, old = contents(home), loaded(home)
     (home.path / "config.yaml").unlink()
     assert home.run("init") == 0
@@ -362,9 +414,15 @@ def test_without_its_configuration_a_home_gets_a_new_key_and_secret_and_keeps_th
 
 @pytest.mark.parametrize(
     ("pattern", "added"),
-    [(r" +api_key: .*\n", {"relay.http.auth.api_key"}), (r" +totp_secret: .*\n", {"mfa.totp_secret"}), (r"mfa:\n(  .*\n)*", {"mfa.totp_secret"})],
+    [
+        (r" +api_key: .*\n", {"relay.http.auth.api_key"}),
+        (r" +totp_secret: .*\n", {"mfa.totp_secret"}),
+        (r"mfa:\n(  .*\n)*", {"mfa.totp_secret"}),
+    ],
 )
-def test_a_configuration_without_a_secret_gets_one_and_keeps_its_comments(home: CliHome, pattern: str, added: set[str], capsys: Captured) -> None:
+def test_a_configuration_without_a_secret_gets_one_and_keeps_its_comments(
+    home: CliHome, pattern: str, added: set[str], capsys: Captured
+) -> None:
     path = home.path / "config.yaml"
     old = loaded(home)
     text, count = re.subn(pattern, "", path.read_text())
@@ -388,7 +446,11 @@ def test_force_makes_a_new_configuration_and_certificate_but_never_a_new_ssh_key
         before = contents(home)
         assert home.run("init", "--force") == 0
         after = contents(home)
-        assert {name for name in FILES if after[name] != before[name]} == {"config.yaml", "certs/cert.pem", "certs/key.pem"}
+        assert {name for name in FILES if after[name] != before[name]} == {
+            "config.yaml",
+            "certs/cert.pem",
+            "certs/key.pem",
+        }
         kept = [aside.read_bytes() for aside in home.path.glob("config.yaml.*.bak")]
         assert before["config.yaml"] in kept
     assert first["config.yaml"] in kept and len(kept) == 2
@@ -402,7 +464,9 @@ def test_a_broken_configuration_is_named_and_nothing_is_lost(home: CliHome, caps
     before = contents(home)
     assert home.run("init") == 3
     line = broken.splitlines().index("    prot: 8080") + 1
-    assert f'config.yaml, line {line}: unknown key "prot" in relay.http. Did you mean "port"?' in capsys.readouterr().err
+    assert (
+        f'config.yaml, line {line}: unknown key "prot" in relay.http. Did you mean "port"?' in capsys.readouterr().err
+    )
     assert contents(home) == before
     assert home.run("init", "--force") == 0
     (aside,) = home.path.glob("config.yaml.*.bak")
@@ -421,7 +485,10 @@ def test_a_lost_audit_key_is_not_replaced_while_the_log_has_records(home: CliHom
 
 def test_a_place_where_no_home_can_be_made_is_named_in_one_sentence(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "file").write_text("mine")
-    for path, says in ((tmp_path / "file", "is no folder"), (Path("/proc/fleetshell"), "/proc/fleetshell can't be written: ")):
+    for path, says in (
+        (tmp_path / "file", "is no folder"),
+        (Path("/proc/fleetshell"), "/proc/fleetshell can't be written: "),
+    ):
         assert CliHome(path).run("init") == 3
         said = capsys.readouterr().err
         assert said.startswith(f"fleetshell: {path} ") and says in said and said.count("\n") == 1
@@ -438,7 +505,12 @@ def test_a_home_that_others_can_change_is_refused_with_the_mending_command(home:
 
 def test_two_at_once_make_one_home(tmp_path: Path) -> None:
     runs = [
-        subprocess.Popen([*PROGRAM, "--home", str(tmp_path / "home"), "init", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*PROGRAM, "--home", str(tmp_path / "home"), "init", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     shown = [json.loads(run.communicate(timeout=60)[0]) for run in runs]

@@ -128,7 +128,9 @@ def test_data_that_does_not_fit_is_refused_with_its_length_and_the_limit_but_not
     level: Level, limit: int
 ) -> None:
     encode(text_of(limit), level)
-    with pytest.raises(ValueError, match=rf"is {limit + 1} bytes long, and at most {limit} fit .* level {level}") as caught:
+    with pytest.raises(
+        ValueError, match=rf"is {limit + 1} bytes long, and at most {limit} fit .* level {level}"
+    ) as caught:
         encode(text_of(limit + 1), level)
     assert "secret" not in str(caught.value)
 

@@ -63,7 +63,7 @@ def test_a_server_with_a_bad_file_is_listed_with_the_reason(home: CliHome, capsy
     assert home.run("list") == 0
     table, _, rest = capsys.readouterr().out.partition("\nDisabled")
     assert "mail-prod-01" in table and "broken" not in table
-    assert 'broken: ' in rest and 'line 3: unknown key "ssh_prot". Did you mean "ssh_port"?' in rest
+    assert "broken: " in rest and 'line 3: unknown key "ssh_prot". Did you mean "ssh_port"?' in rest
 
 
 def test_an_empty_list_names_the_next_command(home: CliHome, capsys: Captured) -> None:
@@ -89,7 +89,16 @@ def test_listing_loads_neither_the_relay_nor_the_fleet(home: CliHome) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     loaded = {".".join(name.split(".")[:2]) for name in run.stderr.split()}
     assert "fleetshell_tools.cli" in loaded
-    heavy = {"fleetshell_tools.app", "fleetshell_tools.fleet", "fleetshell_tools.relay", "ssl", "http", "asyncio", "subprocess", "tempfile"}
+    heavy = {
+        "fleetshell_tools.app",
+        "fleetshell_tools.fleet",
+        "fleetshell_tools.relay",
+        "ssl",
+        "http",
+        "asyncio",
+        "subprocess",
+        "tempfile",
+    }
     assert not loaded & heavy
 
 
@@ -100,13 +109,21 @@ def test_a_server_that_works_shows_every_step(home: CliHome, sshd: Sshd, capsys:
     home.add("web-1", sshd)
     assert home.run("test", "web-1") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:12] for line in lines[1:]] == ["  ✓ resolve ", "  ✓ connect ", "  ✓ host key", "  ✓ login   ", "  ✓ command "]
+    assert [line[:12] for line in lines[1:]] == [
+        "  ✓ resolve ",
+        "  ✓ connect ",
+        "  ✓ host key",
+        "  ✓ login   ",
+        "  ✓ command ",
+    ]
     assert all(" ms" in line for line in lines[1:])
     assert home.events() == ["host_key_pinned", "started", "finished"]
     assert home.audit()[1]["principal"].startswith("cli:")
 
 
-def test_a_failed_step_says_why_and_what_was_not_tried(home: CliHome, sshd_factory: MakeSshd, tmp_path: Path, capsys: Captured) -> None:
+def test_a_failed_step_says_why_and_what_was_not_tried(
+    home: CliHome, sshd_factory: MakeSshd, tmp_path: Path, capsys: Captured
+) -> None:
     home.add("web-1", sshd_factory(authorized_keys=make_key(tmp_path / "other").public))
     assert home.run("test", "web-1", "--json") == 1
     report = json.loads(capsys.readouterr().out)
@@ -143,7 +160,9 @@ def test_all_servers_are_tested_and_one_failure_is_enough_for_exit_code_1(
     ([], 2, "fleetshell test --all"),
     (["web-1", "--all"], 2, "fleetshell test --all"),
 ])  # fmt: skip
-def test_what_can_not_be_tested_has_its_own_exit_code(home: CliHome, capsys: Captured, arguments: list[str], code: int, said: str) -> None:
+def test_what_can_not_be_tested_has_its_own_exit_code(
+    home: CliHome, capsys: Captured, arguments: list[str], code: int, said: str
+) -> None:
     home.write("web-1", "id: web-1\nhostname: h\n")
     home.write("broken", "id: other\nhostname: h\n")
     assert home.run("test", *arguments) == code
@@ -159,7 +178,9 @@ def test_a_command_leaves_no_folder_of_its_own(home: CliHome, sshd: Sshd) -> Non
 # edit
 
 
-def test_an_edited_file_replaces_the_old_one_and_is_private(home: CliHome, editor: Callable[[str], Path], capsys: Captured) -> None:
+def test_an_edited_file_replaces_the_old_one_and_is_private(
+    home: CliHome, editor: Callable[[str], Path], capsys: Captured
+) -> None:
     path = home.write("mail-prod-01", MAIL)
     editor('stat -c %a "$1" > "$0.mode"; echo "connect_timeout: 7" >> "$1"')
     assert home.run("edit", "mail-prod-01") == 0
@@ -182,7 +203,9 @@ def test_the_editor_may_have_arguments_and_visual_comes_first(
     assert path.read_text().endswith("connect_timeout: 9\n")
 
 
-def test_an_invalid_text_is_kept_aside_and_the_old_file_stays(home: CliHome, editor: Callable[[str], Path], capsys: Captured) -> None:
+def test_an_invalid_text_is_kept_aside_and_the_old_file_stays(
+    home: CliHome, editor: Callable[[str], Path], capsys: Captured
+) -> None:
     path = home.write("mail-prod-01", MAIL)
     editor('echo "ssh_port: many" >> "$1"')
     assert home.run("edit", "mail-prod-01") == 3
@@ -213,7 +236,9 @@ def test_an_unchanged_file_is_not_touched(home: CliHome, editor: Callable[[str],
     assert home.events() == []
 
 
-def test_a_file_that_was_changed_meanwhile_is_not_overwritten(home: CliHome, editor: Callable[[str], Path], capsys: Captured) -> None:
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(
+    home: CliHome, editor: Callable[[str], Path], capsys: Captured
+) -> None:
     path = home.write("mail-prod-01", MAIL)
     editor(f'echo "# mine" >> "$1"; echo "# theirs" >> {path}')
     assert home.run("edit", "mail-prod-01") == 1
@@ -246,8 +271,13 @@ def test_an_editor_that_fails_changes_nothing(home: CliHome, editor: Callable[[s
     assert not list(home.path.glob(".edit-*"))
 
 
-@pytest.mark.parametrize(("value", "said"), [("no-such-editor -x", "no-such-editor, which is not installed"), ("'vi", "can't be read as a command")])
-def test_a_wrong_editor_variable_is_named(home: CliHome, monkeypatch: pytest.MonkeyPatch, capsys: Captured, value: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("no-such-editor -x", "no-such-editor, which is not installed"), ("'vi", "can't be read as a command")],
+)
+def test_a_wrong_editor_variable_is_named(
+    home: CliHome, monkeypatch: pytest.MonkeyPatch, capsys: Captured, value: str, said: str
+) -> None:
     home.write("mail-prod-01", MAIL)
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setenv("EDITOR", value)
@@ -255,7 +285,9 @@ def test_a_wrong_editor_variable_is_named(home: CliHome, monkeypatch: pytest.Mon
     assert "$EDITOR" in (err := capsys.readouterr().err) and said in err
 
 
-def test_a_jump_server_that_does_not_exist_is_warned_of(home: CliHome, editor: Callable[[str], Path], capsys: Captured) -> None:
+def test_a_jump_server_that_does_not_exist_is_warned_of(
+    home: CliHome, editor: Callable[[str], Path], capsys: Captured
+) -> None:
     home.write("mail-prod-01", MAIL)
     editor('echo "jump: bastion" >> "$1"')
     assert home.run("edit", "mail-prod-01") == 0
@@ -273,8 +305,14 @@ def test_on_a_terminal_an_invalid_text_can_be_edited_again(home: CliHome, editor
     assert path.read_text() == MAIL + "ssh_port: 2222\n"
 
 
-@pytest.mark.parametrize(("answer", "code", "kept"), [("d", 1, False), ("k", 3, True), ("\x04", 3, True)], ids=["discard", "keep", "end of input"])
-def test_on_a_terminal_an_invalid_text_can_be_given_up(home: CliHome, editor: Callable[[str], Path], answer: str, code: int, kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("answer", "code", "kept"),
+    [("d", 1, False), ("k", 3, True), ("\x04", 3, True)],
+    ids=["discard", "keep", "end of input"],
+)
+def test_on_a_terminal_an_invalid_text_can_be_given_up(
+    home: CliHome, editor: Callable[[str], Path], answer: str, code: int, kept: bool
+) -> None:
     path = home.write("mail-prod-01", MAIL)
     editor('echo "ssh_port: many" >> "$1"')
     with on_terminal(home, "edit", "mail-prod-01") as terminal:
@@ -327,7 +365,9 @@ def test_a_disabled_server_can_be_removed(home: CliHome) -> None:
 
 @pytest.mark.parametrize("command", ["edit", "remove", "trust"])
 @pytest.mark.parametrize("name", ["mail-prod-02", "../config.yaml"])
-def test_an_unknown_server_is_exit_code_4(home: CliHome, editor: Callable[[str], Path], capsys: Captured, command: str, name: str) -> None:
+def test_an_unknown_server_is_exit_code_4(
+    home: CliHome, editor: Callable[[str], Path], capsys: Captured, command: str, name: str
+) -> None:
     editor("touch $0.ran")
     home.write("mail-prod-01", MAIL)
     assert home.run(command, name) == 4
@@ -338,7 +378,9 @@ def test_an_unknown_server_is_exit_code_4(home: CliHome, editor: Callable[[str],
 # trust
 
 
-def test_a_rebuilt_server_is_refused_until_its_new_key_is_trusted(home: CliHome, sshd_factory: MakeSshd, capsys: Captured) -> None:
+def test_a_rebuilt_server_is_refused_until_its_new_key_is_trusted(
+    home: CliHome, sshd_factory: MakeSshd, capsys: Captured
+) -> None:
     sshd = sshd_factory()
     home.add("web-1", sshd)
     assert home.run("test", "web-1") == 0
@@ -382,7 +424,9 @@ def test_on_a_terminal_trusting_asks_first(home: CliHome, sshd: Sshd, answer: st
     assert home.pins("web-1") == [sshd.host_key] * (code == 0)
 
 
-def test_a_server_that_does_not_answer_can_not_be_trusted(home: CliHome, sshd_factory: MakeSshd, capsys: Captured) -> None:
+def test_a_server_that_does_not_answer_can_not_be_trusted(
+    home: CliHome, sshd_factory: MakeSshd, capsys: Captured
+) -> None:
     sshd = sshd_factory()
     home.add("web-1", sshd)
     sshd.stop()

@@ -17,5 +17,18 @@ def put_signed_certificate(certs: Path, work: Path) -> None:
     openssl("req", "-x509", *curve, "-subj", "/CN=Test CA", "-keyout", ca_key, "-out", ca)
     openssl("req", *curve, "-subj", "/CN=relay.example.com", "-keyout", str(certs / "key.pem"), "-out", request)
     Path(extensions).write_text("subjectAltName=DNS:relay.example.com,DNS:*.example.org")
-    openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-extfile", extensions, "-out", str(certs / "cert.pem"))
+    openssl(
+        "x509",
+        "-req",
+        "-in",
+        request,
+        "-CA",
+        ca,
+        "-CAkey",
+        ca_key,
+        "-extfile",
+        extensions,
+        "-out",
+        str(certs / "cert.pem"),
+    )
     (certs / "key.pem").chmod(0o600)

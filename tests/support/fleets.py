@@ -40,7 +40,9 @@ class TestFleet:
             data.update(hostname=sshd.address, ssh_port=sshd.port, ssh_user=sshd.user)
         write(self.inventory.path(server_id), {**data, **more})
 
-    def run(self, server_id: str, command: str, *, timeout: float = 20, cancelled: Cancellation | None = None, **act: Any) -> Completed:
+    def run(
+        self, server_id: str, command: str, *, timeout: float = 20, cancelled: Cancellation | None = None, **act: Any
+    ) -> Completed:
         return self.fleet.run(
             self.caller, self.inventory.get(server_id), Act(command, **act), timeout=timeout,
             cancelled=cancelled or Cancellation(), progress=nothing,

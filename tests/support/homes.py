@@ -72,7 +72,11 @@ def make_cli_home(path: Path, key: KeyPair, config: str = CONFIG) -> CliHome:
     """Make a minimal home whose relay has the key `key`."""
     for folder in (path, *(path / name for name in FOLDERS)):
         folder.mkdir(mode=0o700)
-    for name, data in (("config.yaml", config.encode()), ("relay.key", key.private.read_bytes()), ("relay.pub", key.public.read_bytes())):
+    for name, data in (
+        ("config.yaml", config.encode()),
+        ("relay.key", key.private.read_bytes()),
+        ("relay.pub", key.public.read_bytes()),
+    ):
         (path / name).write_bytes(data)
         (path / name).chmod(0o600)
     return CliHome(path)

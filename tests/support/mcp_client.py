@@ -36,7 +36,11 @@ class Client:
     def post(self, body: Any, **headers: str) -> Reply:
         """POST a body (bytes as they are, anything else as JSON)."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        fields = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        fields = {
+            "Authorization": f"Bearer {self.key}",
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+        }
         if self.session:
             fields["Mcp-Session-Id"] = self.session
             fields["MCP-Protocol-Version"] = self.version
@@ -53,7 +57,9 @@ class Client:
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, raw, parsed)
 
     def initialize(self, version: str = "2025-11-25") -> dict[str, Any]:
-        reply = self.rpc("initialize", protocolVersion=version, capabilities={}, clientInfo={"name": "test", "version": "1"})
+        reply = self.rpc(
+            "initialize", protocolVersion=version, capabilities={}, clientInfo={"name": "test", "version": "1"}
+        )
         assert reply.status == 200, reply
         self.session = reply.headers["mcp-session-id"]
         self.version = reply.json["result"]["protocolVersion"]

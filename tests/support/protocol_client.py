@@ -22,7 +22,10 @@ class Client:
         self.seconds = 1000.0
         self.sessions = Sessions(now=lambda: self.seconds)
         self.endpoint = Endpoint(
-            server_info=SERVER, instructions="Call authenticate first.", list_tools=lambda: TOOLS, sessions=self.sessions
+            server_info=SERVER,
+            instructions="Call authenticate first.",
+            list_tools=lambda: TOOLS,
+            sessions=self.sessions,
         )
         self.key = key
         self.session_id: str | None = None
@@ -40,7 +43,9 @@ class Client:
     def post(self, message: Any, headers: dict[str, str | None] | None = None) -> Answer | Calls | Listen:
         return self.send("POST", message if isinstance(message, bytes) else json.dumps(message).encode(), headers)
 
-    def request(self, method: str, params: Any = None, *, id: Any = 1, **headers: str | None) -> Answer | Calls | Listen:
+    def request(
+        self, method: str, params: Any = None, *, id: Any = 1, **headers: str | None
+    ) -> Answer | Calls | Listen:
         return self.post(rpc(method, params, id=id), {name.replace("_", "-"): text for name, text in headers.items()})
 
     def start(self, version: str = "2025-11-25") -> Session:

@@ -26,10 +26,17 @@ SERVES = re.compile(r"serves (https?)://\S+:(\d+)/mcp")
 def fleetshell(home: Path, *arguments: str, check: bool = True, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run a command of the CLI; with `check` a failure fails the test and shows what was printed."""
     run = subprocess.run(
-        [*PROGRAM, "--home", str(home), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, **settings
+        [*PROGRAM, "--home", str(home), *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        **settings,
     )
     if check and run.returncode != 0:
-        raise AssertionError(f"fleetshell {' '.join(arguments)} ended with {run.returncode}:\n{run.stdout}\n{run.stderr}")
+        raise AssertionError(
+            f"fleetshell {' '.join(arguments)} ended with {run.returncode}:\n{run.stdout}\n{run.stderr}"
+        )
     return run
 
 
@@ -101,7 +108,9 @@ class RelayProcess:
             mark = processes.new_mark()
             processes.set_mark(self.process.pid, mark)
             leaks.know(mark)
-        processes.wait_until(lambda: self.process.poll() is not None or self._announcement() is not None, 30, "the relay has started")
+        processes.wait_until(
+            lambda: self.process.poll() is not None or self._announcement() is not None, 30, "the relay has started"
+        )
         found = self._announcement()
         assert found, f"the relay did not start: {self.log.read_text()}"
         self.scheme, self.port = found[1], int(found[2])

@@ -223,7 +223,7 @@ def test_a_daemon_that_is_known_is_no_leak(impatient: None, monkeypatch: pytest.
         process.kill()
 
 
-LEAKY_TESTS = '''
+LEAKY_TESTS = """
 import os, subprocess, threading
 from support import leaks
 leaks.PATIENCE = 0.2
@@ -248,7 +248,7 @@ def test_remote(sshd_factory, relay_key):
 
 def test_clean_after_the_others(sshd):
     pass
-'''
+"""
 
 
 def test_the_check_fails_exactly_the_tests_that_leak_and_ends_what_they_left(tmp_path: Path) -> None:
@@ -264,4 +264,9 @@ def test_the_check_fails_exactly_the_tests_that_leak_and_ends_what_they_left(tmp
         cwd=tmp_path,
     )
     failed = [line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("ERROR ")]
-    assert [line.split(" - ")[0] for line in failed] == ["test_thread", "test_descriptor", "test_process", "test_remote"]
+    assert [line.split(" - ")[0] for line in failed] == [
+        "test_thread",
+        "test_descriptor",
+        "test_process",
+        "test_remote",
+    ]
