@@ -20,30 +20,39 @@ if TYPE_CHECKING:
     from bench.table import Line, Part
 
 _TESTS = Path(__file__).resolve().parent.parent
-LIMIT = 240
+LIMIT = 480
 """Seconds after which the run is given up, cleaned up and failed."""
 
 
 def main() -> int:
-    from bench import mcp_part, ssh_part, startup_part
+    from bench import mcp_part, setup, ssh_command_part, ssh_fanout_part, ssh_mcp_part, ssh_shell_part, startup_part
     from bench.effort import full, quick
     from bench.table import machine, render
 
-    parts = {part.name: part for part in (mcp_part.PART, startup_part.PART, ssh_part.PART)}
+    modules = (mcp_part, startup_part, ssh_command_part, ssh_mcp_part, ssh_fanout_part, ssh_shell_part)
+    parts = [module.PART for module in modules]
+    names = sorted({part.name for part in parts} | {part.name.partition("-")[0] for part in parts})
     parser = argparse.ArgumentParser(prog="bench", description="FleetShell beside its peers, measured in one run.")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
-    parser.add_argument("--quick", action="store_true", help="tiny counts: shows that it works, not how fast")
-    parser.add_argument("--only", choices=parts, help="one part of it alone")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny counts: shows that it works, not how fast; installs nothing"
+    )
+    parser.add_argument("--only", choices=names, help="one part of it alone, or those whose names begin so")
     options = parser.parse_args()
     effort = quick() if options.quick else full()
+    chosen = [part for part in parts if options.only is None or f"{part.name}-".startswith(f"{options.only}-")]
+    if not options.quick and any(part.name.startswith("ssh") for part in chosen):
+        setup.install()
     signal.signal(signal.SIGTERM, _give_up)
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(LIMIT)
     lines: list[Line] = []
-    for part in parts.values() if options.only is None else [parts[options.only]]:
+    for part in chosen:
         lines += measured(part, effort)
     signal.alarm(0)
     print(render(lines))
+    if any(part.name.startswith("ssh") for part in chosen) and setup.versions():
+        effort.note(f"peers: {setup.versions()}")
     about = machine()
     print("", *(f"{note}." for note in effort.notes), about, sep="\n")
     if options.json:
@@ -60,7 +69,7 @@ def measured(part: Part, effort: Effort) -> list[Line]:
         # Control sockets have paths of at most 104 bytes, hence not the default folder.
         with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as folder:
             values = part.measure(Path(folder), effort)
-            return [Line(row, *values[row]) for row in part.rows]
+            return [part.line(row, values) for row in part.rows]
     except Missing as missing:
         problem = f"skipped: {missing}"
     except Exception as error:

@@ -15,6 +15,8 @@ class Effort:
         warm_up: How long the load before it lasts, which does not count; seconds.
         starts: How often each program is started.
         commands: How many commands are run over SSH in each way.
+        daemons: How many SSH servers a fan-out goes to; each has as many addresses, which are the hosts.
+        fan_outs: How often a command goes to all hosts in each way.
         notes: What a reader of the table should know; parts append to it.
     """
 
@@ -23,6 +25,8 @@ class Effort:
     warm_up: float
     starts: int
     commands: int
+    daemons: int
+    fan_outs: int
     notes: list[str] = field(default_factory=list)
 
     def note(self, sentence: str) -> None:
@@ -30,9 +34,9 @@ class Effort:
 
 
 def full() -> Effort:
-    return Effort(rounds=3, seconds=1.5, warm_up=0.3, starts=15, commands=600)
+    return Effort(rounds=3, seconds=1.5, warm_up=0.3, starts=15, commands=600, daemons=16, fan_outs=5)
 
 
 def quick() -> Effort:
     """Enough to see that everything works; its numbers mean little."""
-    return Effort(rounds=1, seconds=0.1, warm_up=0.02, starts=1, commands=3)
+    return Effort(rounds=1, seconds=0.1, warm_up=0.02, starts=1, commands=3, daemons=2, fan_outs=1)

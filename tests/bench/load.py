@@ -79,7 +79,9 @@ class Wire:
         self.sock = socket.create_connection(("127.0.0.1", job.port), timeout=SILENCE)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if job.certificate:
-            self.sock = ssl.create_default_context(cafile=job.certificate).wrap_socket(self.sock, server_hostname="localhost")
+            self.sock = ssl.create_default_context(cafile=job.certificate).wrap_socket(
+                self.sock, server_hostname="localhost"
+            )
         self.fd = self.sock.fileno()
         self.sent_at = 0.0
         self.answer = b""
@@ -139,13 +141,18 @@ class Wire:
         if session is None:
             raise RuntimeError(f"initialize gave no session: {(head + body)[:2000]!r}")
         self._session = session[1]
-        head, body = self._exchange(b"POST", json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode())
+        head, body = self._exchange(
+            b"POST", json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode()
+        )
         if not head.startswith(b"HTTP/1.1 202 "):
             raise RuntimeError(f"the session was not opened: {(head + body)[:2000]!r}")
 
     def _frame(self, method: str, params: dict[str, Any]) -> tuple[bytes, bytes]:
         """A request's bytes before and after its id, which has eight digits."""
-        before, after = b'{"jsonrpc":"2.0","id":', b',"method":"%b","params":%b}' % (method.encode(), json.dumps(params).encode())
+        before, after = (
+            b'{"jsonrpc":"2.0","id":',
+            b',"method":"%b","params":%b}' % (method.encode(), json.dumps(params).encode()),
+        )
         return self._head(b"POST", len(before) + 8 + len(after)) + before, after
 
     def _head(self, method: bytes, length: int) -> bytes:

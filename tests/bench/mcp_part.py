@@ -11,7 +11,7 @@ from typing import Any
 from bench.effort import Effort
 from bench.load import Job, Report
 from bench.peers import cpu_seconds, load, make_home, make_key, relay, resident_mebibytes, sdk_server
-from bench.table import Part, Row
+from bench.table import Part, Row, Values
 
 CONNECTIONS = 8
 LIST = "tools/list"
@@ -43,7 +43,15 @@ TAILS = {
     LIST: Row("tools/list, 1 connection, p99", f"{SDK}, p50", "ms", 1),
 }
 MEMORY = Row("resident memory after the run", SDK, "MiB", 0.5)
-ROWS = (*RATES.values(), *JSON_RATES.values(), *TLS_RATES.values(), *COSTS.values(), *MEDIANS.values(), *TAILS.values(), MEMORY)
+ROWS = (
+    *RATES.values(),
+    *JSON_RATES.values(),
+    *TLS_RATES.values(),
+    *COSTS.values(),
+    *MEDIANS.values(),
+    *TAILS.values(),
+    MEMORY,
+)
 
 
 @dataclass
@@ -62,7 +70,17 @@ class Server:
         """Throughput at eight connections, then latency at one."""
 
         def job(connections: int, most: int) -> Job:
-            return Job(self.port, method, PARAMS[method], self.certificate, self.key, connections, effort.seconds, most, effort.warm_up)
+            return Job(
+                self.port,
+                method,
+                PARAMS[method],
+                self.certificate,
+                self.key,
+                connections,
+                effort.seconds,
+                most,
+                effort.warm_up,
+            )
 
         before = cpu_seconds(self.pid)
         report = load(job(CONNECTIONS, 200_000))
@@ -87,13 +105,15 @@ class Server:
         return max(report.cpu for reports in self.busy.values() for report in reports)
 
 
-def measure(folder: Path, effort: Effort) -> dict[Row, tuple[float, float]]:
+def measure(folder: Path, effort: Effort) -> Values:
     """Run the servers side by side and load one after the other, round by round, so that all meet the same machine."""
     key = make_key(folder / "key")
     # Nothing is run on a server here, so nothing needs to listen there.
     homes = [make_home(folder / name, key, "127.0.0.1", 22, "nobody") for name in ("plain", "tls")]
     with contextlib.ExitStack() as stack:
-        plain, secure = (stack.enter_context(relay(home, *extra)) for home, extra in zip(homes, (["--no-tls"], []), strict=True))
+        plain, secure = (
+            stack.enter_context(relay(home, *extra)) for home, extra in zip(homes, (["--no-tls"], []), strict=True)
+        )
         sdk = Server(*stack.enter_context(sdk_server(plain)))
         sdk_json = Server(*stack.enter_context(sdk_server(plain, "--json")))
         ours = Server(plain.process.pid, plain.port, key=homes[0].api_key)
@@ -102,7 +122,7 @@ def measure(folder: Path, effort: Effort) -> dict[Row, tuple[float, float]]:
             for method in (CALL, LIST):
                 for server in (ours, sdk, sdk_json, ours_tls):
                     server.round(method, effort)
-        values = {MEMORY: (resident_mebibytes(ours.pid), resident_mebibytes(sdk.pid))}
+        values: Values = {MEMORY: (resident_mebibytes(ours.pid), resident_mebibytes(sdk.pid))}
     for method in (CALL, LIST):
         sizes = [len(server.busy[method][0].answer) for server in (ours, sdk)]
         effort.note(f"{method} answers have {sizes[0]:,} bytes from FleetShell and {sizes[1]:,} from the SDK")

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyotp
-import pytest
 import yaml
 from support.mcp_client import connected
 from support.processes import wait_until
 from support.relay import RelayHome, RelayProcess
-from support.sshd import KeyPair, Sshd, make_key
+from support.sshd import KeyPair, make_key
 
 from bench.load import Job, Report
 from bench.table import Missing
@@ -50,10 +49,21 @@ def make_home(path: Path, key: KeyPair, address: str, port: int, user: str) -> R
     api_key, secret = auth.key_id("bench") * 4, pyotp.random_base32()
     # Each connection of the load generator has a session of its own, and a code works once.
     config = {"relay": {"http": {"auth": {"api_key": api_key}}}, "mfa": {"totp_secret": secret, "grant_scope": "key"}}
-    files = {"config.yaml": yaml.safe_dump(config), "relay.key": key.private.read_text(), "relay.pub": key.public.read_text()}
+    files = {
+        "config.yaml": yaml.safe_dump(config),
+        "relay.key": key.private.read_text(),
+        "relay.pub": key.public.read_text(),
+    }
     for server_id in SERVERS:
         context = {"purpose": "Serves the shop to the world", "environment": "production"}
-        server = {"id": server_id, "hostname": address, "ssh_port": port, "ssh_user": user, "tags": ["web", "shop"], "context": context}
+        server = {
+            "id": server_id,
+            "hostname": address,
+            "ssh_port": port,
+            "ssh_user": user,
+            "tags": ["web", "shop"],
+            "context": context,
+        }
         files[f"servers/{server_id}.conf"] = yamlfile.dump(server)
     for name, text in files.items():
         (path / name).write_text(text)
@@ -74,24 +84,6 @@ def relay(home: RelayHome, *arguments: str) -> Iterator[RelayProcess]:
         yield process
     finally:
         process.stop()
-
-
-@contextlib.contextmanager
-def sshd(folder: Path, key: KeyPair) -> Iterator[Sshd]:
-    """A real sshd on loopback; its sessions have an empty home folder.
-
-    bash reads ~/.bashrc in a session of sshd, and what a developer has there may take longer than all that we measure.
-    """
-    home = folder / "login"
-    home.mkdir(parents=True)
-    try:
-        server = Sshd(folder, key.public, extra=[f"SetEnv HOME={home}"])
-    except pytest.skip.Exception as why:
-        raise Missing(str(why)) from None
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @contextlib.contextmanager
@@ -142,9 +134,13 @@ def seconds(command: list[str], environment: dict[str, str] | None = None) -> fl
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and of its children that have ended (proc(5), /proc/pid/stat, fields 14 to 17)."""
+    """CPU time of a process, and of its children that have ended, which is counted in whole ticks of 10 ms.
+
+    The process's own comes from its CPU clock, whose id clock_getcpuclockid(3) makes of the process id: ticks would be
+    too coarse for a few commands. The children's is in proc(5), /proc/pid/stat, fields 16 and 17.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime((~pid << 3) | 2) + sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mebibytes(pid: int) -> float:
@@ -155,4 +151,14 @@ def resident_mebibytes(pid: int) -> float:
     raise RuntimeError(f"/proc/{pid}/status has no VmRSS")
 
 
-__all__ = ["cpu_seconds", "load", "make_home", "make_key", "need", "relay", "resident_mebibytes", "sdk_server", "seconds", "sshd"]
+__all__ = [
+    "cpu_seconds",
+    "load",
+    "make_home",
+    "make_key",
+    "need",
+    "relay",
+    "resident_mebibytes",
+    "sdk_server",
+    "seconds",
+]

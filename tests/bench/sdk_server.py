@@ -20,7 +20,14 @@ from mcp.server import MCPServer
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field, create_model
 
-TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "array": list[Any], "object": dict[str, Any]}
+TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "array": list[Any],
+    "object": dict[str, Any],
+}
 
 
 def _type(schema: dict[str, Any]) -> Any:
@@ -72,7 +79,9 @@ def main() -> None:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    config = uvicorn.Config(server.streamable_http_app(json_response="--json" in sys.argv), log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        server.streamable_http_app(json_response="--json" in sys.argv), log_level="warning", access_log=False
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -11,15 +11,17 @@ from support.relay import PROGRAM
 
 from bench.effort import Effort
 from bench.peers import make_home, make_key, need, seconds
-from bench.table import Part, Row
+from bench.table import Part, Row, Values
 
 IMPORT_MCP = 'python -c "import mcp"'
 PASS = "python -c pass"
 HELP, LIST = "fleetshell --help", "fleetshell list"
-ROWS = tuple(Row(what, peer, "ms", target) for what in (HELP, LIST) for peer, target in ((IMPORT_MCP, 1 / 8), (PASS, 6)))
+ROWS = tuple(
+    Row(what, peer, "ms", target) for what in (HELP, LIST) for peer, target in ((IMPORT_MCP, 1 / 8), (PASS, 6))
+)
 
 
-def measure(folder: Path, effort: Effort) -> dict[Row, tuple[float, float]]:
+def measure(folder: Path, effort: Effort) -> Values:
     """Start the four in turn, so that all meet the same machine; medians are compared."""
     need(module="mcp")
     home = str(make_home(folder / "home", make_key(folder / "key"), "127.0.0.1", 22, "nobody").path)

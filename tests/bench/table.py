@@ -18,7 +18,7 @@ from bench.effort import Effort
 
 
 class Missing(Exception):
-    """Something that a part of the benchmark needs is not installed here; its rows are skipped."""
+    """Something that a part of the benchmark, or one peer in it, needs is not there; its rows are skipped."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,41 @@ class Line:
         if self.problem:
             return [row.what, "-", row.peer, "-", row.goal, self.problem]
         met = {True: "yes", False: "NO", None: "-"}[self.met]
-        return [row.what, _number(self.ours, row.unit), f"{row.peer}: {_number(self.theirs, row.unit)}", f"{self.ratio:.3g} ×", row.goal, met]
+        return [
+            row.what,
+            _number(self.ours, row.unit),
+            f"{row.peer}: {_number(self.theirs, row.unit)}",
+            f"{self.ratio:.3g} ×",
+            row.goal,
+            met,
+        ]
 
     def as_json(self) -> dict[str, Any]:
         row = self.row
         about = {"what": row.what, "peer": row.peer, "unit": row.unit, "target": row.target, "at_least": row.at_least}
-        values = {"ours": None, "theirs": None, "ratio": None} if self.problem else {"ours": self.ours, "theirs": self.theirs, "ratio": self.ratio}
+        values = (
+            {"ours": None, "theirs": None, "ratio": None}
+            if self.problem
+            else {"ours": self.ours, "theirs": self.theirs, "ratio": self.ratio}
+        )
         return {**about, **values, "met": self.met, "problem": self.problem}
+
+
+Values = dict[Row, "tuple[float, float] | Missing"]
+"""Our value and the peer's, or why there are none."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that are measured together; `measure` gives our value and the peer's for each of them."""
+    """Rows that are measured together; `measure` gives the values of each of them."""
 
     name: str
     rows: tuple[Row, ...]
-    measure: Callable[[Path, Effort], dict[Row, tuple[float, float]]]
+    measure: Callable[[Path, Effort], Values]
+
+    def line(self, row: Row, values: Values) -> Line:
+        found = values[row]
+        return Line(row, problem=f"skipped: {found}") if isinstance(found, Missing) else Line(row, *found)
 
 
 def render(lines: Iterable[Line]) -> str:
@@ -95,7 +114,10 @@ def render(lines: Iterable[Line]) -> str:
     cells = [["what", "FleetShell", "peer", "ratio", "target", "met"], *(line.cells() for line in lines)]
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     cells.insert(1, ["-" * width for width in [*widths, 3]])
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
+        for row in cells
+    )
 
 
 def machine() -> str:
