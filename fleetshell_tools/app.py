@@ -283,6 +283,7 @@ class Relay:
             "uptime_seconds": round(boottime() - self._started_boot),
             "mfa_enabled": config.mfa.enabled,
             "mcp_sessions": len(self.sessions.live()),
+            "shell_sessions": len(self.app.fleet.shells.all()),
             "authenticated": self.app.auth.grants(),
             "http": self.http.stats(),
             "calls": self.app.calls,
@@ -303,6 +304,7 @@ class Relay:
         while not self._stopping.wait(30):
             try:
                 self.sessions.end_idle()
+                self.app.fleet.shells.expire()
             except Exception:
                 log.exception("Housekeeping failed; it is tried again in 30 s.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleetshell_tools import authentication, commands, discovery
+from fleetshell_tools import authentication, commands, discovery, shells
 from fleetshell_tools.core.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -12,5 +12,9 @@ TOOLS: tuple[Tool, ...] = (
     discovery.get_server_context,
     commands.execute_command,
     commands.multi_server_execute,
+    shells.create_shell_session,
+    shells.execute_in_session,
+    shells.close_shell_session,
+    shells.list_active_sessions,
 )
 """Every built-in tool."""

@@ -140,11 +140,30 @@ async def _work(client: Client, plan: Plan, story: Story) -> None:
     )
     expect(many["succeeded"] == len(plan.servers), "the command succeeds on every server")
 
+    story.step("A shell session keeps its state between commands")
+    await _session(client, story, plan.servers[0])
+
     story.step("The guard stops what would destroy a server, before it gets there")
     refused = await _call(
         client, story, "execute_command", {"server_id": plan.servers[0], "command": plan.dangerous}, fails=True
     )
     expect(refused is None, "the guard blocks a dangerous command")
+
+
+async def _session(client: Client, story: Story, server: str) -> None:
+    """A session's working directory and variables outlive the command that set them."""
+    story.sent(f"create_shell_session {{server_id: {server!r}}}")
+    answer = await client.call_tool("create_shell_session", {"server_id": server})
+    story.reply(_text(answer))
+    if answer.is_error and "terminal" in _text(answer):
+        story.say("This account can't give its SSH servers terminals, so the session is left out here; servers of their own can.")
+        return
+    expect(not answer.is_error and answer.structured_content, "create_shell_session succeeds", _text(answer))
+    session = {"session_id": (answer.structured_content or {})["session_id"]}
+    await _call(client, story, "execute_in_session", {**session, "command": "cd /var/log && X=5"})
+    kept = await _call(client, story, "execute_in_session", {**session, "command": "pwd; echo $X"})
+    expect(kept["output"] == "/var/log\n5\n", "the session keeps its folder and its variables", kept["output"])
+    await _call(client, story, "close_shell_session", session)
 
 
 async def _call(client: Client, story: Story, tool: str, arguments: dict[str, Any], *, fails: bool = False) -> Any:

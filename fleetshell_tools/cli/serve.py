@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import logging.handlers
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fleetshell_tools.cli import output
 from fleetshell_tools.cli.command import JSON, Arg, command
 from fleetshell_tools.core import control, storage
-from fleetshell_tools.core.errors import FleetShellError
+from fleetshell_tools.core.errors import FleetShellError, NotFound
 from fleetshell_tools.core.home import Home
 
 if TYPE_CHECKING:
@@ -167,7 +168,22 @@ def _answer(relay: Relay, request: dict[str, Any]) -> dict[str, Any]:
         if problem:
             raise FleetShellError(f"The old configuration stays: {problem}")
         return {"reloaded": True}
+    if request["do"] == "sessions":
+        return {"sessions": [{**dataclasses.asdict(info), "owner": owner, "created_at": _utc(info.created_at),
+                              "last_used_at": _utc(info.last_used_at)} for owner, info in relay.app.fleet.shells.all()]}  # fmt: skip
+    if request["do"] == "close_session":
+        from fleetshell_tools.app import cli_caller
+
+        try:
+            relay.app.fleet.shells.close_any(str(request["id"]), cli_caller("session close"))
+        except NotFound:
+            return {"closed": False}
+        return {"closed": True}
     raise KeyError(request["do"])
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 @command("status", JSON, example="fleetshell status --json")
@@ -192,6 +208,7 @@ def status(args: argparse.Namespace, home: Home) -> int:
     print(
         f"clients: {facts['mcp_sessions']} MCP sessions, {facts['authenticated']} authenticated, {facts['http']['connections']} connections"
     )
+    print(f"shell sessions: {facts['shell_sessions']}")
     print(f"calls since the start: {facts['calls']}")
     print(
         f"MFA: {'enabled' if facts['mfa_enabled'] else 'DISABLED'}"

@@ -116,6 +116,15 @@ class Ssh:
 
 
 @dataclass(frozen=True)
+class Sessions:
+    """Shell sessions."""
+
+    idle_seconds: int = option(1800, "Seconds without a command after which a shell session is ended.", low=10, high=604800)
+    per_server: int = option(8, "Shell sessions at once on one server; two of ssh.sessions_per_server stay free.", low=1, high=64)
+    total: int = option(64, "Shell sessions at once on all servers.", low=1, high=4096)
+
+
+@dataclass(frozen=True)
 class Protocol:
     sessions_per_key: int = option(64, "MCP sessions that one API key may have at once.", low=1, high=10_000)
     session_idle: int = option(3600, "Seconds after which an MCP session without requests ends.", low=60, high=604800)
@@ -142,6 +151,7 @@ class Config:
     mfa: Mfa = field(default_factory=Mfa, metadata={"doc": "Two-factor authentication."})
     security: Security = field(default_factory=Security, metadata={"doc": "Limits and the guard."})
     ssh: Ssh = field(default_factory=Ssh, metadata={"doc": "Connections to servers."})
+    sessions: Sessions = field(default_factory=Sessions, metadata={"doc": "Shell sessions."})
     protocol: Protocol = field(default_factory=Protocol, metadata={"doc": "MCP sessions."})
     defaults: Defaults = field(default_factory=Defaults, metadata={"doc": "What every server file starts from."})
 

@@ -155,8 +155,85 @@ class ConnectionState:
     shell: str = ""
 
 
+@dataclass(frozen=True)
+class ShellInfo:
+    """A live shell session. `created_at` and `last_used_at` are seconds since the epoch."""
+
+    session_id: str
+    server_id: str
+    shell: str
+    cwd: str
+    running: bool
+    created_at: float
+    last_used_at: float
+    idle_seconds: int
+    expires_in: int
+
+
+@dataclass(frozen=True)
+class ShellOutput:
+    """What came of one call to a shell session.
+
+    `exit_code` is None while a command runs, and where a signal ended the shell; `ended` says that the shell is gone.
+    """
+
+    server_id: str
+    output: Captured
+    exit_code: int | None
+    cwd: str
+    running: bool
+    ended: bool
+    duration_ms: int
+    notice: str = ""
+
+
+class ShellSessions(Protocol):
+    """Shells that keep their state between calls; each belongs to the principal that created it.
+
+    A session that is unknown, another's or ended raises NotFound, always with the same sentence.
+    """
+
+    def create(
+        self, caller: Caller, server: Server, *, folder: str | None, rows: int, cols: int, timeout: float, cancelled: Cancellation
+    ) -> ShellInfo:
+        """Start a shell on a server.
+
+        Raises:
+            Unreachable, Refused, AuditUnavailable: There is no session; it would be one too many.
+        """
+
+    def execute(
+        self, caller: Caller, session_id: str, command: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+    ) -> ShellOutput:
+        """Run a command; where it has not ended at its time limit it goes on, and the session is `running`.
+
+        Raises:
+            Blocked, BadArgument: Nothing was typed: the guard refused it, or an earlier command is still running.
+            Cancelled: The call was cancelled, and the command got Ctrl-C.
+            Unreachable: The connection was lost.
+        """
+
+    def answer(
+        self, caller: Caller, session_id: str, text: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+    ) -> ShellOutput:
+        """Type into the command that is running, and wait for its end; with empty text only wait."""
+
+    def interrupt(self, caller: Caller, session_id: str, *, timeout: float, cancelled: Cancellation, progress: Progress) -> ShellOutput:
+        """Send Ctrl-C to the command that is running, and wait for its end."""
+
+    def close(self, caller: Caller, session_id: str) -> None:
+        """End the shell and all that runs in it."""
+
+    def active(self, caller: Caller) -> list[ShellInfo]:
+        """The caller's sessions, the oldest first."""
+
+
 class Fleet(Protocol):
     """The one road to a server: guard, audit, connection, run."""
+
+    @property
+    def shells(self) -> ShellSessions:
+        """Shells that keep their state between commands."""
 
     def run(
         self, caller: Caller, server: Server, act: Act, *, timeout: float, cancelled: Cancellation, progress: Progress

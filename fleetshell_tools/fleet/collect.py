@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fleetshell_tools.core.types import Captured
+from fleetshell_tools.core.text import decode, one_line
+from fleetshell_tools.core.types import Captured, Progress
 
 
 class HeadTail:
@@ -82,3 +83,16 @@ class Marked:
         if self._waiting is not None:
             self._sink.feed(bytes(self._waiting))
             self._waiting = None
+
+
+def last_line(progress: Progress) -> Callable[[bytes], None]:
+    """Report the last line of output as progress; the count is in bytes."""
+    total = 0
+
+    def report(data: bytes) -> None:
+        nonlocal total
+        total += len(data)
+        lines = data.strip().rsplit(b"\n", 1)
+        progress(float(total), None, one_line(decode(lines[-1][-200:])))
+
+    return report

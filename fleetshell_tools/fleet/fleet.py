@@ -27,12 +27,14 @@ from fleetshell_tools.core.types import (
     Verdict,
 )
 from fleetshell_tools.fleet import remote
+from fleetshell_tools.fleet.collect import last_line
 from fleetshell_tools.fleet.connections import Connections
 from fleetshell_tools.fleet.errand import Errand, Road
 from fleetshell_tools.fleet.guard import Guard
 from fleetshell_tools.fleet.hostkeys import HostKey, HostKeys
 from fleetshell_tools.fleet.identity import Identities, Identity
 from fleetshell_tools.fleet.mux import Loop, MuxTransport
+from fleetshell_tools.fleet.shells import ShellRoad, Shells
 from fleetshell_tools.fleet.started import Left, Started
 from fleetshell_tools.fleet.transport import Limits
 
@@ -62,6 +64,8 @@ class SshFleet:
         self._started = Started(folder / "started")
         self._left = self._started.left()
         self._guard = make_guard(config)
+        road = ShellRoad(audit, self.connections, self.transport, self._started, self._judge, self.identity, lambda: self._config)
+        self.shells = Shells(road)
 
     def reconfigure(self, config: Config, inventory: Inventory, home: Home) -> None:
         """Take a new configuration; running commands keep the old one."""
@@ -70,7 +74,8 @@ class SshFleet:
         self._config, self._inventory = config, inventory
 
     def close(self) -> None:
-        """End every connection."""
+        """End every shell session and every connection."""
+        self.shells.stop()
         self.connections.close()
         self.transport.close()
 
@@ -90,7 +95,7 @@ class SshFleet:
         self, caller: Caller, server: Server, act: Act, *, timeout: float, cancelled: Cancellation, progress: Progress
     ) -> Completed:
         verdict = self._judge(server, act)
-        errand = self._errand(caller, server, act, timeout, cancelled, _last_line(progress))
+        errand = self._errand(caller, server, act, timeout, cancelled, last_line(progress))
         errand.admit(verdict, lambda: self._identities.of(server), durable=True)
         self._drive([errand], 1, False, cancelled, lambda done: None)
         if errand.error is not None:
@@ -266,16 +271,3 @@ def _result(errand: Errand) -> HostResult:
     if not isinstance(errand.error, FleetShellError):
         raise errand.error
     return HostResult(errand.server.id, error=errand.error.message, duration_ms=errand.duration_ms)
-
-
-def _last_line(progress: Progress) -> Callable[[bytes], None]:
-    """Report the last line of output as progress; the count is in bytes."""
-    total = 0
-
-    def report(data: bytes) -> None:
-        nonlocal total
-        total += len(data)
-        lines = data.strip().rsplit(b"\n", 1)
-        progress(float(total), None, one_line(decode(lines[-1][-200:])))
-
-    return report

@@ -51,6 +51,11 @@ class Probe:
         return self.shell in POSIX_SHELLS
 
 
+def announce(nonce: str) -> str:
+    """Shell code that prints our marker line: nonce, process group, and what tells it from a later one of that number."""
+    return _ANNOUNCE.format(nonce=nonce)
+
+
 def wrap(probe: Probe, command: str, *, stdin: bytes | None, environment: Mapping[str, str], folder: str | None) -> Wire:
     """Make the wire form of a command.
 
@@ -153,21 +158,22 @@ members() {
 }
 send() { kill -$1 -$g 2>/dev/null; members && { kill -$1 $m 2>/dev/null || sudo -n kill -$1 $m 2>/dev/null; }; }
 gone() { i=0; while members; do i=$((i+1)); [ $i -gt $1 ] && return 1; sleep 0.1 2>/dev/null || sleep 1; done; }
-send TERM
+%s
 gone 20 || { send KILL; gone 10; }
 members && echo "left$m" || echo stopped
 """
 
 
-def stop_script(group: int) -> str:
+def stop_script(group: int, *, hang_up: bool = False) -> str:
     """A script that ends a command's process group and session (TERM, two seconds, KILL), then looks in /proc.
 
     Prints `stopped`, or `left PID …`. `kill -TERM -GROUP` has no `--`: dash and busybox would refuse it.
 
     Args:
         group: The process group's id, which is also the session's.
+        hang_up: Begin with HUP: an interactive shell pays no heed to TERM.
     """
-    return shell_free(_STOP % group)
+    return shell_free(_STOP % (group, "send HUP; send TERM" if hang_up else "send TERM"))
 
 
 _RECOVER = """
@@ -185,7 +191,7 @@ def recover_script(group: int, start: str, boot: str) -> str:
     Prints `gone`, `other`, or what `stop_script` prints.
     """
     check = _RECOVER % {"group": group, "boot": shlex.quote(boot), "start": shlex.quote(start)}
-    return shell_free(check + _STOP % group)
+    return shell_free(check + _STOP % (group, "send HUP; send TERM"))
 
 
 def parse_stop(stdout: str) -> tuple[str, str]:

@@ -33,6 +33,7 @@ STEPS = (
     "Found 3 servers",
     "exit code 0",
     "3 of 3 servers succeeded",
+    "A shell session keeps its state",
     "Blocked",
     "audit verify",
     "The audit log is intact",

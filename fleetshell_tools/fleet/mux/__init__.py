@@ -10,9 +10,10 @@ from pathlib import Path
 from fleetshell_tools.core.types import Cancellation
 from fleetshell_tools.fleet.mux.loop import Loop
 from fleetshell_tools.fleet.mux.session import Job, alive
+from fleetshell_tools.fleet.mux.terminal import Terminal
 from fleetshell_tools.fleet.transport import Ended, Limits, SshTransport
 
-__all__ = ["Job", "Loop", "MuxTransport"]
+__all__ = ["Job", "Loop", "MuxTransport", "Terminal"]
 
 
 class MuxTransport:
@@ -46,6 +47,10 @@ class MuxTransport:
             yield loop
         finally:
             loop.close()
+
+    def terminal(self, name: str, command: str, *, rows: int, cols: int) -> Terminal:
+        """A session with a terminal (see `Terminal`)."""
+        return Terminal(self._folder, name, command, rows=rows, cols=cols)
 
     def run(
         self,

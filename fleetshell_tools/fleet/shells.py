@@ -1,0 +1,450 @@
+"""The shell sessions of a relay: who may use which, guard and audit of every command, limits, idle time, and ending them.
+
+Nothing reads a session between calls: what a host prints then waits in ssh's window until a call, a listing or `expire`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fleetshell_tools.core.audit import AuditLog
+from fleetshell_tools.core.config import Config
+from fleetshell_tools.core.errors import (
+    BadArgument,
+    Blocked,
+    Cancelled,
+    FleetShellError,
+    NotFound,
+    Refused,
+    TimedOut,
+    Unreachable,
+)
+from fleetshell_tools.core.servers import Server
+from fleetshell_tools.core.text import decode, one_line
+from fleetshell_tools.core.types import (
+    Act,
+    Caller,
+    Cancellation,
+    Captured,
+    Principal,
+    Progress,
+    ShellInfo,
+    ShellOutput,
+    Verdict,
+)
+from fleetshell_tools.fleet import framing, remote
+from fleetshell_tools.fleet.collect import last_line
+from fleetshell_tools.fleet.connections import Connection, Connections, taken
+from fleetshell_tools.fleet.identity import Identity
+from fleetshell_tools.fleet.mux import Job, MuxTransport
+from fleetshell_tools.fleet.shell_session import Heard, ShellSession
+from fleetshell_tools.fleet.shell_start import start
+from fleetshell_tools.fleet.started import Started
+from fleetshell_tools.fleet.transport import Ended, Limits
+
+STOP_SECONDS = 10.0
+"""How long ending what runs in sessions may take."""
+
+CLOSING_SECONDS = 10.0
+"""How long a call that waits in a session gets to notice that the session is being closed."""
+
+KEPT_FREE = 2
+"""Places on a connection that sessions leave to other commands."""
+
+RELAY = Caller(Principal("relay"))
+
+
+@dataclass(frozen=True)
+class ShellRoad:
+    """What the sessions share with the rest of a fleet."""
+
+    audit: AuditLog
+    connections: Connections
+    transport: MuxTransport
+    started: Started
+    judge: Callable[[Server, Act], Verdict]
+    identity: Callable[[Server], Identity]
+    config: Callable[[], Config]
+
+
+class Shells:
+    """Implements `core.types.ShellSessions`.
+
+    Args:
+        now: A clock in seconds, for idle times.
+    """
+
+    def __init__(self, road: ShellRoad, now: Callable[[], float] = time.monotonic) -> None:
+        self._road = road
+        self._now = now
+        self._sessions: dict[str, ShellSession] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def create(
+        self, caller: Caller, server: Server, *, folder: str | None = None, rows: int = 24, cols: int = 80, timeout: float,
+        cancelled: Cancellation, shell: str | None = None,
+    ) -> ShellInfo:  # fmt: skip
+        """See `ShellSessions.create`.
+
+        Args:
+            shell: Another shell than the login shell.
+        """
+        began = time.monotonic()
+        deadline = began + timeout
+        identity = self._road.identity(server)
+        fields = {**_who(caller), "server_id": server.id}
+        intent = self._road.audit.record("session_opening", durable=True, verdict="allowed", **fields)
+        fields["intent"] = intent
+        session = None
+        try:
+            connection = self._road.connections.open(identity, deadline, cancelled)
+            session = self._admit(caller, server, connection)
+            start(self._road.transport, self._road.connections, session, folder, shell, rows, cols, deadline, cancelled)
+            group = self._note(session)
+        except BaseException as error:
+            if session is not None:
+                self._remove(session)
+            fields["reason"] = error.reason if isinstance(error, FleetShellError) else "internal"
+            if isinstance(error, FleetShellError):
+                fields["error"] = error.message
+            self._road.audit.record("failed", success=False, duration_ms=_since(began), **fields)
+            raise
+        self._road.audit.record("session_opened", success=True, duration_ms=_since(began), shell_session=session.id, group=group, **fields)
+        return self._info(session)
+
+    def execute(
+        self, caller: Caller, session_id: str, command: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+    ) -> ShellOutput:
+        session, deadline = self._find(caller, session_id), time.monotonic() + timeout
+        verdict = self._judge(session, command)
+        if not verdict.allowed:
+            self._record("blocked", session, caller, command=command, verdict=f"blocked:{verdict.kind}:{verdict.rule}", resolved=list(verdict.argv))
+            raise Blocked(verdict.reason)
+        with self._turn(session, deadline, cancelled):
+            if session.running is not None:
+                raise BadArgument(
+                    f"`{one_line(session.running, 80)}` still runs in {session.id}. Answer it with is_input, end it with interrupt, "
+                    f"or create another session."
+                )
+            earlier, began = session.unreported, time.monotonic()
+            session.intent = self._record("session_command", session, caller, durable=True, command=command, verdict="allowed")
+            heard = session.run(command, deadline, cancelled, last_line(progress))
+            output = self._settle(session, caller, heard, began, command)
+        if earlier is not None and not output.notice:
+            notice = f"The output begins with what the command before still printed; that one ended with exit code {earlier}."
+            return replace(output, notice=notice)
+        return output
+
+    def answer(
+        self, caller: Caller, session_id: str, text: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+    ) -> ShellOutput:
+        session = self._find(caller, session_id)
+        data = framing.keys(text)
+        if data:
+            verdict = self._judge(session, text)
+            if not verdict.allowed:
+                self._record("blocked", session, caller, bytes=len(data), verdict=f"blocked:{verdict.kind}:{verdict.rule}")
+                raise Blocked(verdict.reason)
+
+        def send() -> None:
+            if data:
+                self._record("session_input", session, caller, durable=True, bytes=len(data), verdict="allowed")
+                session.terminal.write(data)
+
+        return self._type(session, caller, send, time.monotonic() + timeout, cancelled, progress, "read input")
+
+    def interrupt(self, caller: Caller, session_id: str, *, timeout: float, cancelled: Cancellation, progress: Progress) -> ShellOutput:
+        session = self._find(caller, session_id)
+
+        def send() -> None:
+            self._record("session_interrupt", session, caller, durable=True)
+            session.interrupt()
+
+        output = self._type(session, caller, send, time.monotonic() + timeout, cancelled, progress, "be interrupted")
+        if output.notice == _STILL_RUNNING:
+            return replace(output, notice="The command did not end on Ctrl-C. Try again, or close the session, which ends it.")
+        return output
+
+    def close(self, caller: Caller, session_id: str) -> None:
+        self._close([self._find(caller, session_id)], caller, "closed")
+
+    def active(self, caller: Caller) -> list[ShellInfo]:
+        return [self._info(session) for session in self._current() if session.owner == caller.principal.key_id and not self._is_idle(session)]
+
+    def all(self) -> list[tuple[str, ShellInfo]]:
+        """Everybody's sessions, each with its owner's key id."""
+        return [(session.owner, self._info(session)) for session in self._current()]
+
+    def close_any(self, session_id: str, caller: Caller) -> None:
+        """Close a session, whoever's it is.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._lock:
+            session = self._sessions.get(session_id)
+        if session is None or not session.ready:
+            raise _unknown(session_id)
+        self._close([session], caller, "closed")
+
+    def stop(self) -> None:
+        """Close every session and take no more; the relay stops."""
+        with self._lock:
+            self._closed = True
+        self._close(self._current(), RELAY, "relay stopped")
+
+    def expire(self) -> int:
+        """End the sessions that were idle for too long, and take note of those that have ended; returns how many were idle."""
+        idle = [session for session in self._current() if self._is_idle(session) and not session.lock.locked()]
+        self._close(idle, RELAY, "idle")
+        return len(idle)
+
+    def _admit(self, caller: Caller, server: Server, connection: Connection) -> ShellSession:
+        """Take a place among the sessions.
+
+        Raises:
+            Refused: It would be one too many.
+        """
+        limits = self._road.config().sessions
+        with self._lock:
+            if self._closed:
+                raise FleetShellError("The relay is stopping; nothing new is started.")
+            here = sum(session.connection is connection for session in self._sessions.values())
+            most = min(limits.per_server, max(connection.slots.limit - KEPT_FREE, 1))
+            if here >= most or len(self._sessions) >= limits.total:
+                where, count, key = (server.id, here, "per_server") if here >= most else ("this relay", len(self._sessions), "total")
+                raise Refused(
+                    f"There are already {count} shell sessions on {where}, the most that are allowed (sessions.{key}; on a server "
+                    f"ssh.sessions_per_server less {KEPT_FREE}, too). Close one with close_shell_session."
+                )
+            keep = self._road.config().security.max_output_bytes
+            session = ShellSession(f"sess_{secrets.token_hex(6)}", caller.principal.key_id, server, connection, keep, self._now)
+            self._sessions[session.id] = session
+        return session
+
+    def _note(self, session: ShellSession) -> int:
+        """Put the shell on the list of what a killed relay has left."""
+        group, probe = remote.group_of(session.marker), session.connection.probe
+        assert probe is not None
+        self._road.started.add(session.nonce, session.server.id, f"shell session {session.id}", group, remote.start_of(session.marker), probe.boot)
+        return group
+
+    def _find(self, caller: Caller, session_id: str) -> ShellSession:
+        with self._lock:
+            session = self._sessions.get(session_id)
+        if session is None or not session.ready or session.owner != caller.principal.key_id or self._is_idle(session):
+            raise _unknown(session_id)
+        return session
+
+    def _is_idle(self, session: ShellSession) -> bool:
+        return not session.lock.locked() and self._now() - session.used >= self._road.config().sessions.idle_seconds
+
+    def _judge(self, session: ShellSession, command: str) -> Verdict:
+        """The guard's verdict on a command, alone and with what earlier commands have defined."""
+        verdict = self._road.judge(session.server, Act(command, working_directory=session.cwd or None))
+        now = f"cd -- {remote.quote_folder(session.cwd or '/')}\n{command}"
+        before = session.definitions(self._road.config().security.max_command_length - len(now) - 1) if verdict.allowed else ""
+        return self._road.judge(session.server, Act(f"{before}\n{now}")) if before else verdict
+
+    @contextlib.contextmanager
+    def _turn(self, session: ShellSession, deadline: float, cancelled: Cancellation) -> Iterator[None]:
+        """Hold the session, with what was printed meanwhile taken in.
+
+        Raises:
+            TimedOut, NotFound: Another call kept it, or it has ended.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(taken(session.lock, deadline, cancelled))
+            except TimedOut:
+                raise TimedOut(f"Another call was using {session.id} for the whole time; nothing was typed.") from None
+            if session.id not in self._sessions or session.closing:
+                raise _unknown(session.id)
+            self._catch_up(session)
+            if session.terminal.over:
+                raise _unknown(session.id)
+            yield
+
+    def _catch_up(self, session: ShellSession) -> None:
+        """Take in what was printed since the last call, and what it says of the command and the shell."""
+        was_running = session.running
+        session.catch_up()
+        if was_running is not None and session.running is None:
+            self._outcome("finished", session, RELAY, was_running, exit_code=session.unreported, success=session.unreported == 0)
+        if session.terminal.over:
+            self._over(session, RELAY, session.ending())
+
+    def _current(self) -> list[ShellSession]:
+        """The live sessions; those that have ended by themselves are forgotten on the way."""
+        with self._lock:
+            sessions = [session for session in self._sessions.values() if session.ready]
+        for session in sessions:
+            if session.lock.acquire(blocking=False):
+                try:
+                    if session.id in self._sessions:
+                        self._catch_up(session)
+                finally:
+                    session.lock.release()
+        return [session for session in sessions if session.id in self._sessions]
+
+    def _type(
+        self, session: ShellSession, caller: Caller, send: Callable[[], None], deadline: float, cancelled: Cancellation, progress: Progress,
+        purpose: str,
+    ) -> ShellOutput:  # fmt: skip
+        """Type something into what runs, and wait for its end."""
+        began = time.monotonic()
+        if session.lock.locked() and session.running is not None:
+            send()
+            notice = "Another call is waiting for this command, and gets its output."
+            return ShellOutput(session.server.id, Captured(), None, session.cwd, True, False, _since(began), notice)
+        with self._turn(session, deadline, cancelled):
+            command = session.running
+            notice = ""
+            if command is not None:
+                send()
+            elif session.unreported is None:
+                raise BadArgument(f"Nothing is running in {session.id} that could {purpose}.")
+            else:
+                notice = "The command had ended before; nothing was typed."
+            heard = session.listen(deadline, cancelled, last_line(progress))
+            if command is None:
+                return _output(session, heard, began, notice)
+            return self._settle(session, caller, heard, began, command, again=True)
+
+    def _settle(self, session: ShellSession, caller: Caller, heard: Heard, began: float, command: str, *, again: bool = False) -> ShellOutput:
+        """Record what came of a call, and make it the call's result or error."""
+        where, took = session.server.id, {"duration_ms": _since(began)}
+        if heard.state == "closed":
+            self._outcome("cancelled", session, caller, command, reason="session closed", **took)
+            raise Cancelled(f"The session {session.id} was closed while the call waited; what ran in it was ended.", seen=_seen(heard))
+        if heard.state == "lost":
+            self._outcome("failed", session, caller, command, success=False, reason="lost", **took)
+            self._over(session, caller, heard)
+            raise Unreachable(
+                f"The connection to {where} was lost, and with it the shell session {session.id}; the command may still run there, have done "
+                f"its work, or part of it. Look before you run it again, in a new session.",
+                step="lost", seen=_seen(heard),
+            )  # fmt: skip
+        if heard.state == "ended":
+            self._outcome("finished", session, caller, command, exit_code=heard.status, success=heard.status == 0, **took)
+            self._over(session, caller, heard)
+            how = f"with exit code {heard.status}" if heard.status is not None else "by a signal"
+            return _output(session, heard, began, f"The shell has ended {how}, and the session with it.")
+        if heard.cancelled:
+            self._outcome("cancelled", session, caller, command, exit_code=heard.status, **took)
+            effect = f"ended (exit code {heard.status})" if heard.state == "finished" else "still runs"
+            raise Cancelled(f"The call was cancelled: the command got Ctrl-C and {effect}. The session {session.id} stays.", seen=_seen(heard))
+        if heard.state == "finished":
+            self._outcome("finished", session, caller, command, exit_code=heard.status, success=heard.status == 0, **took)
+            return _output(session, heard, began)
+        if not again:
+            self._outcome("still_running", session, caller, command, **took)
+        return _output(session, heard, began, _STILL_RUNNING)
+
+    def _over(self, session: ShellSession, caller: Caller, heard: Heard) -> None:
+        """The shell is gone by itself, or the connection to it."""
+        if not self._remove(session):
+            return
+        if heard.state == "lost":
+            self._road.connections.lost(session.connection)
+        else:
+            self._road.started.remove(session.nonce)
+        self._record("session_closed", session, caller, reason=heard.state, exit_code=heard.status)
+
+    def _remove(self, session: ShellSession) -> bool:
+        """Take a session out; False where another call was quicker."""
+        with self._lock:
+            if self._sessions.pop(session.id, None) is None:
+                return False
+        session.release()
+        return True
+
+    def _close(self, sessions: Iterable[ShellSession], caller: Caller, why: str) -> None:
+        """End sessions, all at once, and look that nothing is left of them."""
+        removed = []
+        for session in sessions:
+            session.closing = True
+            session.terminal.wake()
+        for session in sessions:
+            got = session.lock.acquire(timeout=CLOSING_SECONDS)
+            try:
+                if self._remove(session):
+                    removed.append(session)
+            finally:
+                if got:
+                    session.lock.release()
+        states = self._stop(removed) if removed else {}
+        for session in removed:
+            state, left = states[session.id]
+            if state == "confirmed":
+                self._road.started.remove(session.nonce)
+            more: dict[str, Any] = {"left": left} if left else {}
+            if session.running is not None:
+                more["running"] = session.running
+            self._record("session_closed", session, caller, reason=why, stopped=state, **more)
+
+    def _stop(self, sessions: list[ShellSession]) -> dict[str, tuple[str, str]]:
+        """End the process groups of closed sessions, over their connections; by session `confirmed` or not, and what is left."""
+        states: dict[str, tuple[str, str]] = {}
+        deadline = time.monotonic() + STOP_SECONDS
+        with self._road.transport.loop() as loop:
+            for session in sessions:
+                script = remote.stop_script(remote.group_of(session.marker), hang_up=True)
+                job = Job(session.connection.name, script, "fs-stop", b"", Limits(8192, 1 << 20), deadline)
+
+                def stopped(end: Ended, session_id: str = session.id) -> None:
+                    states[session_id] = remote.parse_stop(decode(end.stdout.head))
+
+                loop.submit(job, stopped)
+            loop.run(lambda: len(states) < len(sessions), Cancellation())
+        return states
+
+    def _info(self, session: ShellSession) -> ShellInfo:
+        idle = int(max(self._now() - session.used, 0))
+        limit = self._road.config().sessions.idle_seconds
+        return ShellInfo(
+            session.id, session.server.id, session.shell, session.cwd, session.running is not None, session.created_at, session.used_at,
+            idle, max(limit - idle, 0),
+        )  # fmt: skip
+
+    def _outcome(self, event: str, session: ShellSession, caller: Caller, command: str, **fields: Any) -> None:
+        self._record(event, session, caller, command=command, intent=session.intent, verdict="allowed", **fields)
+
+    def _record(self, event: str, session: ShellSession, caller: Caller, *, durable: bool = False, **fields: Any) -> int:
+        return self._road.audit.record(event, durable=durable, server_id=session.server.id, shell_session=session.id, **_who(caller), **fields)
+
+
+_STILL_RUNNING = (
+    "The command is still running. Wait for more output or answer it with is_input (empty text only waits), or end it with interrupt."
+)
+
+
+def _who(caller: Caller) -> dict[str, Any]:
+    return {"tool": caller.tool, "principal": caller.principal.key_id, "client": caller.client, "session": caller.session}
+
+
+def _since(began: float) -> int:
+    return round((time.monotonic() - began) * 1000)
+
+
+def _unknown(session_id: str) -> NotFound:
+    return NotFound(
+        f'There is no shell session "{one_line(session_id, 60)}". It may have ended, or been idle for too long: list_active_sessions '
+        f"shows yours, create_shell_session makes one."
+    )
+
+
+def _output(session: ShellSession, heard: Heard, began: float, notice: str = "") -> ShellOutput:
+    running, ended = heard.state in ("running", "cancelled"), heard.state in ("ended", "lost")
+    return ShellOutput(session.server.id, heard.output, heard.status, session.cwd, running, ended, _since(began), notice)
+
+
+def _seen(heard: Heard) -> str:
+    return decode(heard.output.head[:2000] + heard.output.tail[-2000:]).strip()
