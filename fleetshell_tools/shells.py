@@ -46,7 +46,13 @@ class SessionOutput(Output):
     notice: str | None = None
 
     def text(self) -> str:
-        state = "still running" if self.running else f"exit code {self.exit_code}" if self.exit_code is not None else "ended by a signal"
+        state = (
+            "still running"
+            if self.running
+            else f"exit code {self.exit_code}"
+            if self.exit_code is not None
+            else "ended by a signal"
+        )
         head = f"{self.server_id} ({self.session_id}): {state} ({self.duration_ms} ms), working directory: {text.one_line(self.cwd)}"
         return "\n".join([head, self.output.rstrip("\n") or "(no output)", *([self.notice] if self.notice else [])])
 
@@ -90,7 +96,13 @@ def create_shell_session(
     """
     server = ctx.inventory.get(server_id)
     info = ctx.fleet.shells.create(
-        ctx.caller, server, folder=working_directory, rows=rows, cols=cols, timeout=ctx.config.security.command_timeout, cancelled=ctx.cancelled
+        ctx.caller,
+        server,
+        folder=working_directory,
+        rows=rows,
+        cols=cols,
+        timeout=ctx.config.security.command_timeout,
+        cancelled=ctx.cancelled,
     )
     return SessionCreated(info.session_id, info.server_id, info.shell, text.clean(info.cwd), info.expires_in)
 
@@ -100,27 +112,41 @@ def execute_in_session(
     ctx: Context,
     session_id: Annotated[str, "From create_shell_session"],
     command: Annotated[str | None, "A shell command; with is_input the text to type; not with interrupt"] = None,
-    timeout: Annotated[int | None, "Seconds to wait for its end; default 60. It runs on after that", Range(1, LONGEST)] = None,
-    is_input: Annotated[bool, "Type `command` into the program that is running (an answer, a password); empty only waits"] = False,
+    timeout: Annotated[
+        int | None, "Seconds to wait for its end; default 60. It runs on after that", Range(1, LONGEST)
+    ] = None,
+    is_input: Annotated[
+        bool, "Type `command` into the program that is running (an answer, a password); empty only waits"
+    ] = False,
     interrupt: Annotated[bool, "Send Ctrl-C to the program that is running"] = False,
 ) -> SessionOutput:
     """Run a command in a shell session. What has not ended in time stays `running`: wait or answer with is_input, or interrupt."""
     longest = ctx.config.security.max_timeout
     if timeout is not None and timeout > longest:
-        raise BadArgument(f"The argument `timeout` is {timeout}; this relay allows at most {longest} s (security.max_timeout).")
+        raise BadArgument(
+            f"The argument `timeout` is {timeout}; this relay allows at most {longest} s (security.max_timeout)."
+        )
     shells, seconds = ctx.fleet.shells, timeout or ctx.config.security.command_timeout
     if interrupt:
         if command or is_input:
-            raise BadArgument("With `interrupt` there is no `command` and no `is_input`: first interrupt, then run the next command.")
+            raise BadArgument(
+                "With `interrupt` there is no `command` and no `is_input`: first interrupt, then run the next command."
+            )
         done = shells.interrupt(
             ctx.caller, session_id, timeout=timeout or INTERRUPT_SECONDS, cancelled=ctx.cancelled, progress=ctx.progress
         )
     elif is_input:
-        done = shells.answer(ctx.caller, session_id, command or "", timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress)
+        done = shells.answer(
+            ctx.caller, session_id, command or "", timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress
+        )
     elif command is None or not command.strip():
-        raise BadArgument("The argument `command` is missing or empty; give the shell command to run (only `interrupt` needs none).")
+        raise BadArgument(
+            "The argument `command` is missing or empty; give the shell command to run (only `interrupt` needs none)."
+        )
     else:
-        done = shells.execute(ctx.caller, session_id, command, timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress)
+        done = shells.execute(
+            ctx.caller, session_id, command, timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress
+        )
     return _result(session_id, done, ctx.config.security.max_output_bytes)
 
 
@@ -142,7 +168,9 @@ def _result(session_id: str, done: ShellOutput, budget: int) -> SessionOutput:
     output, cut = text.render(done.output, budget)
     notices = [done.notice] if done.notice else []
     if cut:
-        notices.append("Only the start and the end of the output are shown; ask for a part with head, tail, grep or sed.")
+        notices.append(
+            "Only the start and the end of the output are shown; ask for a part with head, tail, grep or sed."
+        )
     return SessionOutput(
         session_id=session_id, server_id=done.server_id, output=output, exit_code=done.exit_code, cwd=text.clean(done.cwd), running=done.running,
         ended=done.ended, truncated=cut, duration_ms=done.duration_ms, notice=" ".join(notices) or None,

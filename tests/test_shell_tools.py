@@ -57,8 +57,17 @@ def test_a_session_from_its_creation_to_its_end(client: Client) -> None:
     assert re.fullmatch("sess_[0-9a-f]{12}", session_id)
     assert created["content"][0]["text"].splitlines()[0] == f"Created session '{session_id}' on web-1"
     client.call("execute_in_session", session_id=session_id, command="cd /usr && X=5")
-    done = client.call("execute_in_session", session_id=session_id, command="pwd; echo $X; (exit 3)")["structuredContent"]
-    expected = {"output": "/usr\n5\n", "exit_code": 3, "cwd": "/usr", "running": False, "truncated": False, "ended": False}
+    done = client.call("execute_in_session", session_id=session_id, command="pwd; echo $X; (exit 3)")[
+        "structuredContent"
+    ]
+    expected = {
+        "output": "/usr\n5\n",
+        "exit_code": 3,
+        "cwd": "/usr",
+        "running": False,
+        "truncated": False,
+        "ended": False,
+    }
     assert {name: done[name] for name in expected} == expected
     listed = client.call("list_active_sessions")["structuredContent"]
     assert listed["count"] == 1
@@ -71,19 +80,29 @@ def test_a_session_from_its_creation_to_its_end(client: Client) -> None:
 
 
 def test_a_question_is_answered_and_a_program_interrupted(client: Client, session: str) -> None:
-    asked = client.call("execute_in_session", session_id=session, command='printf "name? "; read n; echo "hello $n"', timeout=1)
+    asked = client.call(
+        "execute_in_session", session_id=session, command='printf "name? "; read n; echo "hello $n"', timeout=1
+    )
     assert asked["structuredContent"]["running"] and asked["structuredContent"]["exit_code"] is None
     assert asked["structuredContent"]["output"] == "name? " and "is_input" in asked["structuredContent"]["notice"]
     answered = client.call("execute_in_session", session_id=session, command="world", is_input=True)
     assert answered["structuredContent"]["output"] == "hello world\n"
-    assert client.call("execute_in_session", session_id=session, command="sleep 1000", timeout=1)["structuredContent"]["running"]
-    assert client.call("execute_in_session", session_id=session, interrupt=True)["structuredContent"]["exit_code"] == 130
+    assert client.call("execute_in_session", session_id=session, command="sleep 1000", timeout=1)["structuredContent"][
+        "running"
+    ]
+    assert (
+        client.call("execute_in_session", session_id=session, interrupt=True)["structuredContent"]["exit_code"] == 130
+    )
 
 
 def test_large_output_is_cut_to_the_budget_and_escapes_are_stripped(client: Client, session: str) -> None:
     done = client.call("execute_in_session", session_id=session, command="seq 100000")["structuredContent"]
     assert done["truncated"] and len(done["output"]) < 20_000
-    assert done["output"].startswith("1\n2\n") and done["output"].endswith("\n100000\n") and "left out here" in done["output"]
+    assert (
+        done["output"].startswith("1\n2\n")
+        and done["output"].endswith("\n100000\n")
+        and "left out here" in done["output"]
+    )
     coloured = client.call("execute_in_session", session_id=session, command="printf '\\033[31mred\\033[0m\\r\\n'")
     assert coloured["structuredContent"]["output"] == "red\n"
 
@@ -107,7 +126,10 @@ def test_bad_calls_get_a_sentence(client: Client, session: str, arguments: dict[
 
 def test_a_session_outlives_the_mcp_session_that_made_it(open_relay: RelayProcess, session: str) -> None:
     with connected(open_relay) as other:
-        assert other.call("execute_in_session", session_id=session, command="echo kept")["structuredContent"]["output"] == "kept\n"
+        assert (
+            other.call("execute_in_session", session_id=session, command="echo kept")["structuredContent"]["output"]
+            == "kept\n"
+        )
 
 
 def test_the_command_line_lists_and_closes_sessions(open_relay: RelayProcess, client: Client, session: str) -> None:
@@ -131,7 +153,9 @@ def test_without_a_relay_the_command_line_says_so(tmp_path_factory: pytest.TempP
         assert run.returncode == 1 and "No relay is running" in run.stderr
 
 
-def test_stopping_the_relay_ends_what_runs_in_its_sessions(relay_key: KeyPair, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_stopping_the_relay_ends_what_runs_in_its_sessions(
+    relay_key: KeyPair, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     home = make_home(tmp_path_factory.mktemp("stop") / "home", relay_key.private)
     home.run("auth", "disable")
     home.add("web-1", sshd)
@@ -141,7 +165,9 @@ def test_stopping_the_relay_ends_what_runs_in_its_sessions(relay_key: KeyPair, s
         if created.get("isError") and "no terminal" in created["content"][0]["text"]:
             process.stop()
             pytest.skip("sshd gives this user no terminals")
-        made.call("execute_in_session", session_id=created["structuredContent"]["session_id"], command="sleep 1000", timeout=1)
+        made.call(
+            "execute_in_session", session_id=created["structuredContent"]["session_id"], command="sleep 1000", timeout=1
+        )
     assert process.stop() == 0
     assert [found for found in sshd.remote_processes() if found.name == "sleep"] == []
     assert [record["reason"] for record in home.audit() if record["event"] == "session_closed"] == ["relay stopped"]

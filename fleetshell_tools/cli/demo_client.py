@@ -156,7 +156,9 @@ async def _session(client: Client, story: Story, server: str) -> None:
     answer = await client.call_tool("create_shell_session", {"server_id": server})
     story.reply(_text(answer))
     if answer.is_error and "terminal" in _text(answer):
-        story.say("This account can't give its SSH servers terminals, so the session is left out here; servers of their own can.")
+        story.say(
+            "This account can't give its SSH servers terminals, so the session is left out here; servers of their own can."
+        )
         return
     expect(not answer.is_error and answer.structured_content, "create_shell_session succeeds", _text(answer))
     session = {"session_id": (answer.structured_content or {})["session_id"]}

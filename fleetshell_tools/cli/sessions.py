@@ -32,7 +32,11 @@ def list_sessions(args: argparse.Namespace, home: Home) -> int:
     return 0
 
 
-@command("session close", Arg("id", metavar="ID", help="the session, from `session list`"), example="fleetshell session close sess_0123456789ab")
+@command(
+    "session close",
+    Arg("id", metavar="ID", help="the session, from `session list`"),
+    example="fleetshell session close sess_0123456789ab",
+)
 def close_session(args: argparse.Namespace, home: Home) -> int:
     """Close a shell session and end everything that runs in it."""
     answer = _ask(home, {"do": "close_session", "id": args.id})

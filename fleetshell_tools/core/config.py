@@ -119,8 +119,12 @@ class Ssh:
 class Sessions:
     """Shell sessions."""
 
-    idle_seconds: int = option(1800, "Seconds without a command after which a shell session is ended.", low=10, high=604800)
-    per_server: int = option(8, "Shell sessions at once on one server; two of ssh.sessions_per_server stay free.", low=1, high=64)
+    idle_seconds: int = option(
+        1800, "Seconds without a command after which a shell session is ended.", low=10, high=604800
+    )
+    per_server: int = option(
+        8, "Shell sessions at once on one server; two of ssh.sessions_per_server stay free.", low=1, high=64
+    )
     total: int = option(64, "Shell sessions at once on all servers.", low=1, high=4096)
 
 

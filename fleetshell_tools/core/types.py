@@ -194,7 +194,15 @@ class ShellSessions(Protocol):
     """
 
     def create(
-        self, caller: Caller, server: Server, *, folder: str | None, rows: int, cols: int, timeout: float, cancelled: Cancellation
+        self,
+        caller: Caller,
+        server: Server,
+        *,
+        folder: str | None,
+        rows: int,
+        cols: int,
+        timeout: float,
+        cancelled: Cancellation,
     ) -> ShellInfo:
         """Start a shell on a server.
 
@@ -203,7 +211,14 @@ class ShellSessions(Protocol):
         """
 
     def execute(
-        self, caller: Caller, session_id: str, command: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+        self,
+        caller: Caller,
+        session_id: str,
+        command: str,
+        *,
+        timeout: float,
+        cancelled: Cancellation,
+        progress: Progress,
     ) -> ShellOutput:
         """Run a command; where it has not ended at its time limit it goes on, and the session is `running`.
 
@@ -218,7 +233,9 @@ class ShellSessions(Protocol):
     ) -> ShellOutput:
         """Type into the command that is running, and wait for its end; with empty text only wait."""
 
-    def interrupt(self, caller: Caller, session_id: str, *, timeout: float, cancelled: Cancellation, progress: Progress) -> ShellOutput:
+    def interrupt(
+        self, caller: Caller, session_id: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+    ) -> ShellOutput:
         """Send Ctrl-C to the command that is running, and wait for its end."""
 
     def close(self, caller: Caller, session_id: str) -> None:

@@ -53,7 +53,10 @@ def check(fleet: SshFleet, server: Server, deadline: float, caller: Caller, canc
         methods = _meet(fleet, identity, deadline, cancelled, timeline.listen)
         timeline.passed("host_key", ", ".join(fleet.fingerprints(server)))
         fleet.connections.open(identity, deadline, cancelled)
-        timeline.passed("login", "; ".join([f"as {server.ssh_user}"] * bool(server.ssh_user) + [f"it offers: {methods}"] * bool(methods)))
+        timeline.passed(
+            "login",
+            "; ".join([f"as {server.ssh_user}"] * bool(server.ssh_user) + [f"it offers: {methods}"] * bool(methods)),
+        )
         left = max(deadline - time.monotonic(), 1)
         done = fleet.run(caller, server, Act("true"), timeout=left, cancelled=cancelled, progress=lambda *_: None)
         if done.exit_code != 0:
@@ -87,7 +90,9 @@ def changed_keys(fleet: SshFleet, server: Server, deadline: float, cancelled: Ca
         return fleet.host_keys.fetch(identity)
 
 
-def _meet(fleet: SshFleet, identity: Identity, deadline: float, cancelled: Cancellation, on_line: Callable[[str], None]) -> str:
+def _meet(
+    fleet: SshFleet, identity: Identity, deadline: float, cancelled: Cancellation, on_line: Callable[[str], None]
+) -> str:
     """Check the pinned key, or pin the first; returns the login methods on offer where it came to that."""
     with fleet.connections.admitted(identity, deadline, cancelled):
         if fleet.host_keys.pinned(identity.server_id):
@@ -102,7 +107,13 @@ def _through(fleet: SshFleet, jump: Identity, deadline: float, cancelled: Cancel
     while first.jump:
         first = first.jump
     try:
-        _meet(fleet, first, deadline, cancelled, lambda line: timeline.listen(line, only_resolve=f", through {jump.server_id}"))
+        _meet(
+            fleet,
+            first,
+            deadline,
+            cancelled,
+            lambda line: timeline.listen(line, only_resolve=f", through {jump.server_id}"),
+        )
         fleet.connections.open(jump, deadline, cancelled)
     except Unreachable as error:
         step = "resolve" if error.step == "resolve" else "connect"

@@ -59,7 +59,14 @@ class Connections:
     """
 
     def __init__(
-        self, folder: Path, transport: Transport, host_keys: HostKeys, *, max_starting: int, sessions_per_server: int, max_connections: int
+        self,
+        folder: Path,
+        transport: Transport,
+        host_keys: HostKeys,
+        *,
+        max_starting: int,
+        sessions_per_server: int,
+        max_connections: int,
     ) -> None:
         self._folder = folder
         self._transport = transport
@@ -142,9 +149,16 @@ class Connections:
     def _make_room(self, identity: Identity) -> None:
         """At the cap, close the connection that was used least recently of those without work."""
         with self._lock:
-            live = [other for other in self._connections.values() if other.since and self._socket(other.identity).exists()]
-            serving = {other.identity.jump.name for other in live if other.identity.jump} | {identity.jump.name if identity.jump else ""}
-            idle = sorted((other for other in live if other.slots.idle and other.name not in serving), key=lambda other: other.used)
+            live = [
+                other for other in self._connections.values() if other.since and self._socket(other.identity).exists()
+            ]
+            serving = {other.identity.jump.name for other in live if other.identity.jump} | {
+                identity.jump.name if identity.jump else ""
+            }
+            idle = sorted(
+                (other for other in live if other.slots.idle and other.name not in serving),
+                key=lambda other: other.used,
+            )
             over = idle[: max(len(live) + 1 - self._max_connections, 0)]
             for other in over:
                 other.since = 0.0
@@ -234,7 +248,17 @@ class Connections:
         Its messages go to a file, because the master keeps the descriptor.
         """
         log = self._folder / f"{identity.name}.log"
-        command = [require("ssh"), "-F", f"{identity.name}.conf", "-M", "-S", identity.name, "-aTxNf", "--", identity.server_id]
+        command = [
+            require("ssh"),
+            "-F",
+            f"{identity.name}.conf",
+            "-M",
+            "-S",
+            identity.name,
+            "-aTxNf",
+            "--",
+            identity.server_id,
+        ]
         limit = min(deadline, time.monotonic() + identity.connect_timeout)
         with open(log, "w+b", opener=lambda path, flags: os.open(path, flags, storage.PRIVATE_FILE)) as file:
             process = subprocess.Popen(command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
@@ -280,7 +304,9 @@ class Connections:
 
 
 @contextlib.contextmanager
-def taken(lock: threading.Lock | threading.BoundedSemaphore, deadline: float, cancelled: Cancellation) -> Iterator[None]:
+def taken(
+    lock: threading.Lock | threading.BoundedSemaphore, deadline: float, cancelled: Cancellation
+) -> Iterator[None]:
     """Hold a lock or a semaphore's place, giving up at the deadline or on a cancellation."""
     while not lock.acquire(timeout=max(min(0.1, deadline - time.monotonic()), 0)):
         if cancelled.is_set():

@@ -60,7 +60,12 @@ def started_late(stderr: str) -> bool:
     """Whether a server turned us away before login because too many were starting (MaxStartups): worth another try."""
     if "Stdio forwarding request failed" in stderr:
         return False  # ssh adds that its connection was closed, but the jump server never made one
-    return bool(re.search(r"kex_exchange_identification|Connection (?:reset|closed) by .* port|banner exchange: .*(?:reset|closed)", stderr))
+    return bool(
+        re.search(
+            r"kex_exchange_identification|Connection (?:reset|closed) by .* port|banner exchange: .*(?:reset|closed)",
+            stderr,
+        )
+    )
 
 
 def explain(identity: Identity, stderr: str) -> Unreachable:

@@ -84,7 +84,9 @@ class Errand:
             Blocked, AuditUnavailable, ConfigError: It ends here.
         """
         if not verdict.allowed:
-            self._record.outcome("blocked", verdict=f"blocked:{verdict.kind}:{verdict.rule}", resolved=list(verdict.argv))
+            self._record.outcome(
+                "blocked", verdict=f"blocked:{verdict.kind}:{verdict.rule}", resolved=list(verdict.argv)
+            )
             raise Blocked(verdict.reason)
         self._identity = identity()
         self._connection = self._road.connections.of(self._identity)
@@ -126,7 +128,9 @@ class Errand:
         """The call was cancelled while this errand was waiting for its turn."""
         if not self.done and self._waiter is not None and self._connection.slots.forget(self._waiter):
             self._waiter = None
-            self._fail(Cancelled(f"Cancelled while {self.server.id} was busy with other commands; nothing was run there."))
+            self._fail(
+                Cancelled(f"Cancelled while {self.server.id} was busy with other commands; nothing was run there.")
+            )
 
     def _queue(self) -> None:
         """Wait for a place among the sessions of this host."""
@@ -137,7 +141,11 @@ class Errand:
         def too_late() -> None:
             if not self.done and self._waiter is admitted and self._connection.slots.forget(admitted):
                 self._waiter = None
-                self._fail(TimedOut(f"{self.server.id} was busy with other commands for the whole {self._timeout:g} s; nothing was run there."))
+                self._fail(
+                    TimedOut(
+                        f"{self.server.id} was busy with other commands for the whole {self._timeout:g} s; nothing was run there."
+                    )
+                )
 
         self._waiter = admitted
         self._loop.at(self._deadline, too_late)
@@ -151,7 +159,11 @@ class Errand:
                 raise Cancelled(f"Cancelled before anything was run on {self.server.id}.")
             assert probe is not None
             self._wire = remote.wrap(
-                probe, self._act.command, stdin=self._act.stdin, environment=self._act.environment, folder=self._act.working_directory
+                probe,
+                self._act.command,
+                stdin=self._act.stdin,
+                environment=self._act.environment,
+                folder=self._act.working_directory,
             )
         except Exception as error:
             self._connection.slots.release()
@@ -166,7 +178,12 @@ class Errand:
     def _note_start(self, marker: str) -> None:
         assert self._connection.probe is not None
         self._road.started.add(
-            self._wire.nonce, self.server.id, self._act.command, remote.group_of(marker), remote.start_of(marker), self._connection.probe.boot
+            self._wire.nonce,
+            self.server.id,
+            self._act.command,
+            remote.group_of(marker),
+            remote.start_of(marker),
+            self._connection.probe.boot,
         )
 
     def _ended(self, ended: Ended) -> None:
@@ -225,7 +242,9 @@ class Errand:
     def _completed(self, ended: Ended, stopped: str, left: str) -> Completed:
         name, why = self.server.id, ended.why
         if why in ("no_master", "refused", "failed", "version"):
-            what = {"refused": "opens no more sessions (MaxSessions)", "no_master": "closed the connection"}.get(why, "opened no session")
+            what = {"refused": "opens no more sessions (MaxSessions)", "no_master": "closed the connection"}.get(
+                why, "opened no session"
+            )
             raise Unreachable(f"{name} {what}; the command did not start. Try again.", step="lost", seen=_seen(ended))
         if why == "lost":
             self._road.connections.lost(self._connection)
@@ -245,7 +264,12 @@ class Errand:
             return done
         note = f" (process ids {left})" if left else ""
         return replace(
-            done, exit_code=None, timed_out=why == "timeout", cancelled=why == "cancelled", stopped=stopped or "unconfirmed", why=why + note
+            done,
+            exit_code=None,
+            timed_out=why == "timeout",
+            cancelled=why == "cancelled",
+            stopped=stopped or "unconfirmed",
+            why=why + note,
         )
 
     def _fail(self, error: Exception) -> None:

@@ -64,7 +64,9 @@ class SshFleet:
         self._started = Started(folder / "started")
         self._left = self._started.left()
         self._guard = make_guard(config)
-        road = ShellRoad(audit, self.connections, self.transport, self._started, self._judge, self.identity, lambda: self._config)
+        road = ShellRoad(
+            audit, self.connections, self.transport, self._started, self._judge, self.identity, lambda: self._config
+        )
         self.shells = Shells(road)
 
     def reconfigure(self, config: Config, inventory: Inventory, home: Home) -> None:
@@ -153,23 +155,41 @@ class SshFleet:
         what = f"the command `{one_line(left.command, 80)}` (process group {left.group}) that a killed relay had left on {left.server_id}"
         deadline = time.monotonic() + RECOVERY_SECONDS
         try:
-            connection = self.connections.open(self._identities.of(self._inventory.get(left.server_id)), deadline, cancelled)
+            connection = self.connections.open(
+                self._identities.of(self._inventory.get(left.server_id)), deadline, cancelled
+            )
         except FleetShellError as error:
             return f"Not ended, tried again at the next start: {what}: {error.message}"
         script = remote.recover_script(left.group, left.start, left.boot)
         ended = self.transport.run(
-            connection.name, script, nonce="fs-recover", stdin=b"", limits=Limits(8192, 1 << 20), deadline=deadline, cancelled=cancelled
+            connection.name,
+            script,
+            nonce="fs-recover",
+            stdin=b"",
+            limits=Limits(8192, 1 << 20),
+            deadline=deadline,
+            cancelled=cancelled,
         )
         said = decode(ended.stdout.head).split()
         if ended.why or not said:
             return f"Not ended, tried again at the next start: {what}: the host did not answer."
         self._started.remove(left.nonce)
-        outcome = {"gone": "had ended by itself", "other": "had ended by itself", "stopped": "was ended"}.get(said[0], "could not be ended")
-        self._audit.record("orphan_ended", server_id=left.server_id, command=left.command, outcome=outcome, group=left.group)
+        outcome = {"gone": "had ended by itself", "other": "had ended by itself", "stopped": "was ended"}.get(
+            said[0], "could not be ended"
+        )
+        self._audit.record(
+            "orphan_ended", server_id=left.server_id, command=left.command, outcome=outcome, group=left.group
+        )
         return f"{what[0].upper()}{what[1:]} {outcome}."
 
     def _errand(
-        self, caller: Caller, server: Server, act: Act, timeout: float, cancelled: Cancellation, on_output: Callable[[bytes], None] | None
+        self,
+        caller: Caller,
+        server: Server,
+        act: Act,
+        timeout: float,
+        cancelled: Cancellation,
+        on_output: Callable[[bytes], None] | None,
     ) -> Errand:
         limits = Limits(keep=self._config.security.max_output_bytes, drain=self._config.security.max_drain_bytes)
         road = Road(self._audit, self.connections, self._started, limits)
@@ -188,7 +208,12 @@ class SshFleet:
         self._audit.record("host_key_pinned", durable=True, server_id=server_id, keys=[key.fingerprint for key in keys])
 
     def _drive(
-        self, errands: list[Errand], max_parallel: int, stop_on_failure: bool, cancelled: Cancellation, on_done: Callable[[Errand], None]
+        self,
+        errands: list[Errand],
+        max_parallel: int,
+        stop_on_failure: bool,
+        cancelled: Cancellation,
+        on_done: Callable[[Errand], None],
     ) -> None:
         """Run admitted errands to their ends: all in one loop, new connections made beside it."""
         with self.transport.loop() as loop:

@@ -62,7 +62,9 @@ def launch(probe: Probe, nonce: str, folder: str | None, shell: str | None = Non
     lines = [f"[ -t 0 ] || {{ echo {nonce} notty; exit 1; }}", remote.announce(nonce)]
     if folder is not None:
         lines.append(f"CDPATH= cd -- {remote.quote_folder(folder)} >/dev/null || {{ echo {nonce} cd; exit 1; }}")
-    lines.append(f"unset HISTFILE ENV PROMPT_COMMAND; TERM=dumb PAGER=cat GIT_PAGER=cat SYSTEMD_PAGER=cat PS1='{ready(nonce)}'")
+    lines.append(
+        f"unset HISTFILE ENV PROMPT_COMMAND; TERM=dumb PAGER=cat GIT_PAGER=cat SYSTEMD_PAGER=cat PS1='{ready(nonce)}'"
+    )
     lines.append("export TERM PAGER GIT_PAGER SYSTEMD_PAGER PS1")
     lines.append(f"exec {program} {_OPTIONS.get(name, '-i')}")
     script = "\n".join(lines)

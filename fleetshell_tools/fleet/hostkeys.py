@@ -50,7 +50,9 @@ class HostKeys:
         on_first: Told of a server's first keys before they are pinned without anybody having looked at them.
     """
 
-    def __init__(self, home: Home, folder: Path, on_first: Callable[[str, list[HostKey]], None] = lambda *_: None) -> None:
+    def __init__(
+        self, home: Home, folder: Path, on_first: Callable[[str, list[HostKey]], None] = lambda *_: None
+    ) -> None:
         self._home = home
         self._on_first = on_first
         self._folder = folder

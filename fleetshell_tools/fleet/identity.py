@@ -127,7 +127,9 @@ class Identities:
         if jump:
             # The jump goes through the jump server's own master: `-J` would drop our key, pins and BatchMode.
             # The socket's name is ours (letters and digits), so that nothing here needs quoting for the shell.
-            lines["ProxyCommand"] = f"ssh -F /dev/null -S {jump.name} -o ControlMaster=no -o ProxyCommand=false -W [%h]:%p jump"
+            lines["ProxyCommand"] = (
+                f"ssh -F /dev/null -S {jump.name} -o ControlMaster=no -o ProxyCommand=false -W [%h]:%p jump"
+            )
         text = "Host *\n" + "".join(f"  {name} {value}\n" for name, value in lines.items())
         return text + "".join(f"  {name} {value}\n" for name, value in server.ssh_options.items())
 
@@ -137,7 +139,9 @@ class Identities:
         if path.is_relative_to(self._home.path):
             text = os.path.relpath(path, self._folder)
         if '"' in text or "${" in text or any(ord(ch) < 32 for ch in text):
-            raise ConfigError(f"ssh can't take the path {path!s}: it holds a quote, `${{` or a control character. Use another path.")
+            raise ConfigError(
+                f"ssh can't take the path {path!s}: it holds a quote, `${{` or a control character. Use another path."
+            )
         return '"' + text.replace("\\", "\\\\").replace("%", "%%") + '"'
 
 
@@ -158,4 +162,3 @@ def _key_digest(key: Path, server: Server) -> str:
         raise ConfigError(f"The key {key} for {server.id} does not exist ({hint}).") from None
     except OSError as error:
         raise ConfigError(f"The key {key} for {server.id} can't be read: {error.strerror}.") from None
-

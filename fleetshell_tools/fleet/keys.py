@@ -21,7 +21,9 @@ def require(program: str) -> str:
     """
     found = shutil.which(program)
     if found is None:
-        raise FleetShellError(f"{program} is not installed. Install the OpenSSH client (Debian, Ubuntu: `apt install openssh-client`).")
+        raise FleetShellError(
+            f"{program} is not installed. Install the OpenSSH client (Debian, Ubuntu: `apt install openssh-client`)."
+        )
     return found
 
 
@@ -59,7 +61,10 @@ def public_line(private: Path) -> str:
         raise ConfigError(f"The relay's key {private} does not exist. Run `fleetshell init` to make one.")
     storage.check_secret(private)
     run = subprocess.run(
-        [require("ssh-keygen"), "-y", "-P", "", "-f", str(private)], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [require("ssh-keygen"), "-y", "-P", "", "-f", str(private)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
     if run.returncode != 0:
         raise ConfigError(f"{private} can't be used as a key: {run.stderr.strip()}.")

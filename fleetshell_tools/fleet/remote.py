@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 from fleetshell_tools.core.errors import BadArgument
 
-POSIX_SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "ksh93", "mksh", "lksh", "oksh", "yash", "busybox"})
+POSIX_SHELLS = frozenset(
+    {"sh", "bash", "dash", "ash", "zsh", "ksh", "ksh93", "mksh", "lksh", "oksh", "yash", "busybox"}
+)
 OTHER_SHELLS = frozenset({"fish", "tcsh", "csh", "elvish", "nu", "xonsh", "pwsh"})
 """Shells that can at least run `exec sh -c '…'`, or that a probe shows can't."""
 
@@ -56,7 +58,9 @@ def announce(nonce: str) -> str:
     return _ANNOUNCE.format(nonce=nonce)
 
 
-def wrap(probe: Probe, command: str, *, stdin: bytes | None, environment: Mapping[str, str], folder: str | None) -> Wire:
+def wrap(
+    probe: Probe, command: str, *, stdin: bytes | None, environment: Mapping[str, str], folder: str | None
+) -> Wire:
     """Make the wire form of a command.
 
     Environment values travel as one base64 line first on stdin: in the command they would show in the host's `ps`.
@@ -70,7 +74,9 @@ def wrap(probe: Probe, command: str, *, stdin: bytes | None, environment: Mappin
     lines = [_ANNOUNCE.format(nonce=nonce)]
     data = stdin or b""
     if environment:
-        lines.append('IFS= read -r FLEETSHELL_ENV && eval "$(printf %s "$FLEETSHELL_ENV" | base64 -d)"; unset FLEETSHELL_ENV')
+        lines.append(
+            'IFS= read -r FLEETSHELL_ENV && eval "$(printf %s "$FLEETSHELL_ENV" | base64 -d)"; unset FLEETSHELL_ENV'
+        )
         data = base64.b64encode(exports(environment).encode()) + b"\n" + data
     if folder is not None:
         lines.append(f"CDPATH= cd -- {quote_folder(folder)} >/dev/null || {{ echo {nonce} cd; exit 1; }}")

@@ -59,7 +59,9 @@ class ShellSession:
         closing: Set by whoever closes the session, so that a waiting call returns.
     """
 
-    def __init__(self, session_id: str, owner: str, server: Server, connection: Connection, keep: int, now: Callable[[], float]) -> None:
+    def __init__(
+        self, session_id: str, owner: str, server: Server, connection: Connection, keep: int, now: Callable[[], float]
+    ) -> None:
         self.id = session_id
         self.owner = owner
         self.server = server
@@ -198,7 +200,10 @@ class ShellSession:
             said += self.terminal.read(deadline)
         self.marker = found[1].decode("ascii", "replace").strip()
         if self.marker == "notty":
-            raise Unreachable(f"{name} gives no terminal (pty), which a shell session needs. Use execute_command there.", step="terminal")
+            raise Unreachable(
+                f"{name} gives no terminal (pty), which a shell session needs. Use execute_command there.",
+                step="terminal",
+            )
         self._sink = HeadTail(self._keep)
         self._absorb(said[found.end() :])
 
@@ -209,7 +214,9 @@ class ShellSession:
         if self.terminal.over:
             seen = one_line(decode(said or self._sink.captured().head), 300)
             if f"{self.nonce} cd" in seen:
-                raise BadArgument(f"The working directory can't be entered on {name}: {seen.partition(self.nonce)[0].strip()}")
+                raise BadArgument(
+                    f"The working directory can't be entered on {name}: {seen.partition(self.nonce)[0].strip()}"
+                )
             if self.terminal.status is None and not said and not self.terminal.alive():
                 raise Unreachable(
                     f"{name} closed the connection when it was asked for a terminal (pty), which a shell session needs; an sshd that does not "
@@ -256,7 +263,9 @@ class ShellSession:
     def _take(self, data: bytes) -> None:
         if not self._began and self._nonces and self._nonces[-1].encode() in data:
             self._echoed = True  # a command has left the terminal with echo on
-        if not self._probing:  # what comes meanwhile are echoes of our own line, in whatever form a line editor gives them
+        if (
+            not self._probing
+        ):  # what comes meanwhile are echoes of our own line, in whatever form a line editor gives them
             self._sink.feed(data)
             self._on_output(data)
 

@@ -48,9 +48,14 @@ def start(
         if "refused" not in str(error):
             raise Unreachable(f"{name} opened no session for a shell: {error}.", step="lost") from None
         connection.slots.refused()
-        raise Unreachable(f"{name} opens no more sessions (MaxSessions). Close a shell session there, or try again.", step="lost") from None
+        raise Unreachable(
+            f"{name} opens no more sessions (MaxSessions). Close a shell session there, or try again.", step="lost"
+        ) from None
     except wire.ProtocolError as error:
-        raise Unreachable(f"The ssh program on this machine can't share its terminal ({error}); shell sessions need OpenSSH 6.7 or newer.", step="lost") from None
+        raise Unreachable(
+            f"The ssh program on this machine can't share its terminal ({error}); shell sessions need OpenSSH 6.7 or newer.",
+            step="lost",
+        ) from None
 
 
 def _take_place(connection: Connection, name: str, deadline: float, cancelled: Cancellation) -> None:
@@ -78,7 +83,9 @@ def _terminal(
         except Gone:
             connections.lost(connection)
             if renewed:
-                raise Unreachable(f"{connection.identity.server_id} closed the connection. Try again.", step="lost") from None
+                raise Unreachable(
+                    f"{connection.identity.server_id} closed the connection. Try again.", step="lost"
+                ) from None
             renewed = True
             connections.open(connection.identity, deadline, cancelled)
         except Busy:

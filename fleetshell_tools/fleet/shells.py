@@ -116,16 +116,32 @@ class Shells:
                 fields["error"] = error.message
             self._road.audit.record("failed", success=False, duration_ms=_since(began), **fields)
             raise
-        self._road.audit.record("session_opened", success=True, duration_ms=_since(began), shell_session=session.id, group=group, **fields)
+        self._road.audit.record(
+            "session_opened", success=True, duration_ms=_since(began), shell_session=session.id, group=group, **fields
+        )
         return self._info(session)
 
     def execute(
-        self, caller: Caller, session_id: str, command: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+        self,
+        caller: Caller,
+        session_id: str,
+        command: str,
+        *,
+        timeout: float,
+        cancelled: Cancellation,
+        progress: Progress,
     ) -> ShellOutput:
         session, deadline = self._find(caller, session_id), time.monotonic() + timeout
         verdict = self._judge(session, command)
         if not verdict.allowed:
-            self._record("blocked", session, caller, command=command, verdict=f"blocked:{verdict.kind}:{verdict.rule}", resolved=list(verdict.argv))
+            self._record(
+                "blocked",
+                session,
+                caller,
+                command=command,
+                verdict=f"blocked:{verdict.kind}:{verdict.rule}",
+                resolved=list(verdict.argv),
+            )
             raise Blocked(verdict.reason)
         with self._turn(session, deadline, cancelled):
             if session.running is not None:
@@ -134,7 +150,9 @@ class Shells:
                     f"or create another session."
                 )
             earlier, began = session.unreported, time.monotonic()
-            session.intent = self._record("session_command", session, caller, durable=True, command=command, verdict="allowed")
+            session.intent = self._record(
+                "session_command", session, caller, durable=True, command=command, verdict="allowed"
+            )
             heard = session.run(command, deadline, cancelled, last_line(progress))
             output = self._settle(session, caller, heard, began, command)
         if earlier is not None and not output.notice:
@@ -150,7 +168,9 @@ class Shells:
         if data:
             verdict = self._judge(session, text)
             if not verdict.allowed:
-                self._record("blocked", session, caller, bytes=len(data), verdict=f"blocked:{verdict.kind}:{verdict.rule}")
+                self._record(
+                    "blocked", session, caller, bytes=len(data), verdict=f"blocked:{verdict.kind}:{verdict.rule}"
+                )
                 raise Blocked(verdict.reason)
 
         def send() -> None:
@@ -160,7 +180,9 @@ class Shells:
 
         return self._type(session, caller, send, time.monotonic() + timeout, cancelled, progress, "read input")
 
-    def interrupt(self, caller: Caller, session_id: str, *, timeout: float, cancelled: Cancellation, progress: Progress) -> ShellOutput:
+    def interrupt(
+        self, caller: Caller, session_id: str, *, timeout: float, cancelled: Cancellation, progress: Progress
+    ) -> ShellOutput:
         session = self._find(caller, session_id)
 
         def send() -> None:
@@ -169,14 +191,20 @@ class Shells:
 
         output = self._type(session, caller, send, time.monotonic() + timeout, cancelled, progress, "be interrupted")
         if output.notice == _STILL_RUNNING:
-            return replace(output, notice="The command did not end on Ctrl-C. Try again, or close the session, which ends it.")
+            return replace(
+                output, notice="The command did not end on Ctrl-C. Try again, or close the session, which ends it."
+            )
         return output
 
     def close(self, caller: Caller, session_id: str) -> None:
         self._close([self._find(caller, session_id)], caller, "closed")
 
     def active(self, caller: Caller) -> list[ShellInfo]:
-        return [self._info(session) for session in self._current() if session.owner == caller.principal.key_id and not self._is_idle(session)]
+        return [
+            self._info(session)
+            for session in self._current()
+            if session.owner == caller.principal.key_id and not self._is_idle(session)
+        ]
 
     def all(self) -> list[tuple[str, ShellInfo]]:
         """Everybody's sessions, each with its owner's key id."""
@@ -219,13 +247,17 @@ class Shells:
             here = sum(session.connection is connection for session in self._sessions.values())
             most = min(limits.per_server, max(connection.slots.limit - KEPT_FREE, 1))
             if here >= most or len(self._sessions) >= limits.total:
-                where, count, key = (server.id, here, "per_server") if here >= most else ("this relay", len(self._sessions), "total")
+                where, count, key = (
+                    (server.id, here, "per_server") if here >= most else ("this relay", len(self._sessions), "total")
+                )
                 raise Refused(
                     f"There are already {count} shell sessions on {where}, the most that are allowed (sessions.{key}; on a server "
                     f"ssh.sessions_per_server less {KEPT_FREE}, too). Close one with close_shell_session."
                 )
             keep = self._road.config().security.max_output_bytes
-            session = ShellSession(f"sess_{secrets.token_hex(6)}", caller.principal.key_id, server, connection, keep, self._now)
+            session = ShellSession(
+                f"sess_{secrets.token_hex(6)}", caller.principal.key_id, server, connection, keep, self._now
+            )
             self._sessions[session.id] = session
         return session
 
@@ -233,7 +265,14 @@ class Shells:
         """Put the shell on the list of what a killed relay has left."""
         group, probe = remote.group_of(session.marker), session.connection.probe
         assert probe is not None
-        self._road.started.add(session.nonce, session.server.id, f"shell session {session.id}", group, remote.start_of(session.marker), probe.boot)
+        self._road.started.add(
+            session.nonce,
+            session.server.id,
+            f"shell session {session.id}",
+            group,
+            remote.start_of(session.marker),
+            probe.boot,
+        )
         return group
 
     def _find(self, caller: Caller, session_id: str) -> ShellSession:
@@ -250,7 +289,11 @@ class Shells:
         """The guard's verdict on a command, alone and with what earlier commands have defined."""
         verdict = self._road.judge(session.server, Act(command, working_directory=session.cwd or None))
         now = f"cd -- {remote.quote_folder(session.cwd or '/')}\n{command}"
-        before = session.definitions(self._road.config().security.max_command_length - len(now) - 1) if verdict.allowed else ""
+        before = (
+            session.definitions(self._road.config().security.max_command_length - len(now) - 1)
+            if verdict.allowed
+            else ""
+        )
         return self._road.judge(session.server, Act(f"{before}\n{now}")) if before else verdict
 
     @contextlib.contextmanager
@@ -277,7 +320,9 @@ class Shells:
         was_running = session.running
         session.catch_up()
         if was_running is not None and session.running is None:
-            self._outcome("finished", session, RELAY, was_running, exit_code=session.unreported, success=session.unreported == 0)
+            self._outcome(
+                "finished", session, RELAY, was_running, exit_code=session.unreported, success=session.unreported == 0
+            )
         if session.terminal.over:
             self._over(session, RELAY, session.ending())
 
@@ -318,12 +363,17 @@ class Shells:
                 return _output(session, heard, began, notice)
             return self._settle(session, caller, heard, began, command, again=True)
 
-    def _settle(self, session: ShellSession, caller: Caller, heard: Heard, began: float, command: str, *, again: bool = False) -> ShellOutput:
+    def _settle(
+        self, session: ShellSession, caller: Caller, heard: Heard, began: float, command: str, *, again: bool = False
+    ) -> ShellOutput:
         """Record what came of a call, and make it the call's result or error."""
         where, took = session.server.id, {"duration_ms": _since(began)}
         if heard.state == "closed":
             self._outcome("cancelled", session, caller, command, reason="session closed", **took)
-            raise Cancelled(f"The session {session.id} was closed while the call waited; what ran in it was ended.", seen=_seen(heard))
+            raise Cancelled(
+                f"The session {session.id} was closed while the call waited; what ran in it was ended.",
+                seen=_seen(heard),
+            )
         if heard.state == "lost":
             self._outcome("failed", session, caller, command, success=False, reason="lost", **took)
             self._over(session, caller, heard)
@@ -333,16 +383,23 @@ class Shells:
                 step="lost", seen=_seen(heard),
             )  # fmt: skip
         if heard.state == "ended":
-            self._outcome("finished", session, caller, command, exit_code=heard.status, success=heard.status == 0, **took)
+            self._outcome(
+                "finished", session, caller, command, exit_code=heard.status, success=heard.status == 0, **took
+            )
             self._over(session, caller, heard)
             how = f"with exit code {heard.status}" if heard.status is not None else "by a signal"
             return _output(session, heard, began, f"The shell has ended {how}, and the session with it.")
         if heard.cancelled:
             self._outcome("cancelled", session, caller, command, exit_code=heard.status, **took)
             effect = f"ended (exit code {heard.status})" if heard.state == "finished" else "still runs"
-            raise Cancelled(f"The call was cancelled: the command got Ctrl-C and {effect}. The session {session.id} stays.", seen=_seen(heard))
+            raise Cancelled(
+                f"The call was cancelled: the command got Ctrl-C and {effect}. The session {session.id} stays.",
+                seen=_seen(heard),
+            )
         if heard.state == "finished":
-            self._outcome("finished", session, caller, command, exit_code=heard.status, success=heard.status == 0, **took)
+            self._outcome(
+                "finished", session, caller, command, exit_code=heard.status, success=heard.status == 0, **took
+            )
             return _output(session, heard, began)
         if not again:
             self._outcome("still_running", session, caller, command, **took)
@@ -417,17 +474,24 @@ class Shells:
     def _outcome(self, event: str, session: ShellSession, caller: Caller, command: str, **fields: Any) -> None:
         self._record(event, session, caller, command=command, intent=session.intent, verdict="allowed", **fields)
 
-    def _record(self, event: str, session: ShellSession, caller: Caller, *, durable: bool = False, **fields: Any) -> int:
-        return self._road.audit.record(event, durable=durable, server_id=session.server.id, shell_session=session.id, **_who(caller), **fields)
+    def _record(
+        self, event: str, session: ShellSession, caller: Caller, *, durable: bool = False, **fields: Any
+    ) -> int:
+        return self._road.audit.record(
+            event, durable=durable, server_id=session.server.id, shell_session=session.id, **_who(caller), **fields
+        )
 
 
-_STILL_RUNNING = (
-    "The command is still running. Wait for more output or answer it with is_input (empty text only waits), or end it with interrupt."
-)
+_STILL_RUNNING = "The command is still running. Wait for more output or answer it with is_input (empty text only waits), or end it with interrupt."
 
 
 def _who(caller: Caller) -> dict[str, Any]:
-    return {"tool": caller.tool, "principal": caller.principal.key_id, "client": caller.client, "session": caller.session}
+    return {
+        "tool": caller.tool,
+        "principal": caller.principal.key_id,
+        "client": caller.client,
+        "session": caller.session,
+    }
 
 
 def _since(began: float) -> int:
@@ -443,7 +507,9 @@ def _unknown(session_id: str) -> NotFound:
 
 def _output(session: ShellSession, heard: Heard, began: float, notice: str = "") -> ShellOutput:
     running, ended = heard.state in ("running", "cancelled"), heard.state in ("ended", "lost")
-    return ShellOutput(session.server.id, heard.output, heard.status, session.cwd, running, ended, _since(began), notice)
+    return ShellOutput(
+        session.server.id, heard.output, heard.status, session.cwd, running, ended, _since(began), notice
+    )
 
 
 def _seen(heard: Heard) -> str:

@@ -44,7 +44,9 @@ class Started:
         """Note that a command has started."""
         text = json.dumps({"server_id": server_id, "command": command, "group": group, "start": start, "boot": boot})
         try:
-            fd = os.open(self._folder / nonce, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, storage.PRIVATE_FILE)
+            fd = os.open(
+                self._folder / nonce, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, storage.PRIVATE_FILE
+            )
             with os.fdopen(fd, "w") as file:
                 file.write(text)
         except OSError as error:

@@ -81,7 +81,12 @@ class SshTransport:
         """Whether a master answers on the socket."""
         check = [require("ssh"), "-F", "/dev/null", "-S", name, "-O", "check", "--", "host"]
         try:
-            return subprocess.run(check, cwd=self._folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).returncode == 0
+            return (
+                subprocess.run(
+                    check, cwd=self._folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+                ).returncode
+                == 0
+            )
         except subprocess.TimeoutExpired:
             return False
 
@@ -139,7 +144,9 @@ class SshTransport:
 class _Pump:
     """Moves bytes between a process and us until it ends or has to be ended."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stdin: bytes, limits: Limits, deadline: float, cancelled: Cancellation) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], stdin: bytes, limits: Limits, deadline: float, cancelled: Cancellation
+    ) -> None:
         self._process = process
         self._stdin = memoryview(stdin)
         self._limits = limits
@@ -147,7 +154,10 @@ class _Pump:
         self._cancelled = cancelled
 
     def run(
-        self, on_out: Callable[[bytes], None], on_err: Callable[[bytes], None], on_output: Callable[[bytes], None] | None
+        self,
+        on_out: Callable[[bytes], None],
+        on_err: Callable[[bytes], None],
+        on_output: Callable[[bytes], None] | None,
     ) -> str:
         """Returns why it was ended, or "" where the process ended by itself."""
         wake_read, wake_write = os.pipe()

@@ -157,9 +157,13 @@ def test_what_the_jump_server_cannot_reach_is_not_called_overloaded(
     fleet.add("web-1", inner, jump="bastion")
     if known:
         assert changed(fleet, "web-1") == [inner.host_key]
-        fleet.fleet.host_keys.pin("web-1", fleet.fleet.host_keys.fetch(fleet.fleet.identity(fleet.inventory.get("web-1"))))
+        fleet.fleet.host_keys.pin(
+            "web-1", fleet.fleet.host_keys.fetch(fleet.fleet.identity(fleet.inventory.get("web-1")))
+        )
     inner.stop()
-    assert f"its jump server bastion could not open a connection to 127.0.0.1 port {inner.port}" in failed(run(fleet, "web-1"), "connect")
+    assert f"its jump server bastion could not open a connection to 127.0.0.1 port {inner.port}" in failed(
+        run(fleet, "web-1"), "connect"
+    )
 
 
 def test_a_jump_server_that_does_not_exist_is_a_fault_of_the_configuration(fleet: TestFleet, sshd: Sshd) -> None:

@@ -51,7 +51,11 @@ def test_text_behind_a_mark_comes_after_it() -> None:
 
 @pytest.mark.parametrize("command", ["echo x", "it's\n\x03\x04\tü", "x" * 9000, "%s \\n '", "\x1e"])
 def test_an_echo_of_what_is_typed_is_no_mark_and_no_line_is_cut_by_a_terminal(command: str) -> None:
-    for line in (framing.typed(command, NONCE, zsh=False), framing.typed(command, NONCE, zsh=True), framing.prepare(NONCE, PROMPT)):
+    for line in (
+        framing.typed(command, NONCE, zsh=False),
+        framing.typed(command, NONCE, zsh=True),
+        framing.prepare(NONCE, PROMPT),
+    ):
         assert fed(line)[0] == []
         assert max(map(len, line.split(b"\n"))) < 4095
         assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in line)
@@ -65,14 +69,27 @@ def test_output_is_shown_as_the_terminal_would_have_left_it() -> None:
 
 
 def test_input_ends_with_enter_unless_it_ends_with_a_control_character() -> None:
-    assert [framing.keys(text) for text in ("", "yes", "yes\n", "\x04", "a\nb")] == [b"", b"yes\n", b"yes\n", b"\x04", b"a\nb\n"]
+    assert [framing.keys(text) for text in ("", "yes", "yes\n", "\x04", "a\nb")] == [
+        b"",
+        b"yes\n",
+        b"yes\n",
+        b"\x04",
+        b"a\nb\n",
+    ]
     with pytest.raises(BadArgument, match="would cut"):
         framing.keys("x" * 4000)
 
 
 @pytest.mark.parametrize(
     ("command", "replaces"),
-    [("exec bash", True), ("cd /; exec /bin/zsh -l", True), ("exec sh -i;", True), ("exec bash script", False), ("exec 3>x", False), ("echo exec.sh", False)],
+    [
+        ("exec bash", True),
+        ("cd /; exec /bin/zsh -l", True),
+        ("exec sh -i;", True),
+        ("exec bash script", False),
+        ("exec 3>x", False),
+        ("echo exec.sh", False),
+    ],
 )
 def test_a_command_that_puts_another_shell_in_place_of_ours_is_known(command: str, replaces: bool) -> None:
     assert framing.replaces_the_shell(command) is replaces

@@ -73,5 +73,12 @@ class MuxTransport:
         if ended[0].why != "version":
             return ended[0]
         return self._fallback.run(
-            name, command, nonce=nonce, stdin=stdin, limits=limits, deadline=deadline, cancelled=cancelled, on_output=on_output
+            name,
+            command,
+            nonce=nonce,
+            stdin=stdin,
+            limits=limits,
+            deadline=deadline,
+            cancelled=cancelled,
+            on_output=on_output,
         )

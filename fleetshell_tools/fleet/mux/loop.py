@@ -78,7 +78,9 @@ class Loop:
                 raise
             self.at(now + RETRY, lambda: self.submit(job, on_end))
 
-    def run(self, busy: Callable[[], bool], cancelled: Cancellation, on_cancel: Callable[[], None] = lambda: None) -> None:
+    def run(
+        self, busy: Callable[[], bool], cancelled: Cancellation, on_cancel: Callable[[], None] = lambda: None
+    ) -> None:
         """Run until `busy` says that nothing is awaited any more.
 
         A cancellation ends the jobs that run at that time, and calls `on_cancel` once; what is submitted afterwards

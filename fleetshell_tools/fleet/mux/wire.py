@@ -62,7 +62,10 @@ Event = Opened | Failed | Exited | Alive
 
 
 def _packet(kind: int, *parts: int | bytes) -> bytes:
-    body = b"".join(struct.pack(">I", part) if isinstance(part, int) else struct.pack(">I", len(part)) + part for part in (kind, *parts))
+    body = b"".join(
+        struct.pack(">I", part) if isinstance(part, int) else struct.pack(">I", len(part)) + part
+        for part in (kind, *parts)
+    )
     return struct.pack(">I", len(body)) + body
 
 
@@ -71,7 +74,9 @@ def hello() -> bytes:
     return _packet(HELLO, VERSION)
 
 
-def new_session(request: int, command: bytes, *, tty: bool = False, term: bytes = b"", environment: tuple[bytes, ...] = ()) -> bytes:
+def new_session(
+    request: int, command: bytes, *, tty: bool = False, term: bytes = b"", environment: tuple[bytes, ...] = ()
+) -> bytes:
     """Ask for a session that runs `command`; stdin, stdout and stderr follow as descriptors, each behind one byte."""
     return _packet(NEW_SESSION, request, b"", int(tty), 0, 0, 0, NO_ESCAPE, term, command, *environment)
 
