@@ -38,6 +38,18 @@ class HeadTail:
         return Captured(bytes(self._head), bytes(self._tail[-self._limit :]), self.total)
 
 
+class Tee:
+    """Passes what it is fed to a collector and to a listener."""
+
+    def __init__(self, collector: HeadTail, listener: Callable[[bytes], None]) -> None:
+        self._collector = collector
+        self._listener = listener
+
+    def feed(self, data: bytes) -> None:
+        self._collector.feed(data)
+        self._listener(data)
+
+
 class Marked:
     """Finds our marker line `NONCE WORDS` at the start of a command's stdout and passes on what follows it.
 
@@ -51,7 +63,7 @@ class Marked:
 
     SEARCH_LIMIT = 256 * 1024
 
-    def __init__(self, nonce: str, sink: HeadTail, on_marker: Callable[[str], None] = lambda words: None) -> None:
+    def __init__(self, nonce: str, sink: HeadTail | Tee, on_marker: Callable[[str], None] = lambda words: None) -> None:
         self._nonce = nonce.encode() + b" "
         self._sink = sink
         self._on_marker = on_marker

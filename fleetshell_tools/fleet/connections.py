@@ -287,7 +287,7 @@ class Connections:
             identity.name, remote.probe_script(nonce), nonce=nonce, stdin=b"", limits=Limits(8192, 1 << 20),
             deadline=min(deadline, time.monotonic() + max(identity.connect_timeout, 10)), cancelled=cancelled,
         )  # fmt: skip
-        probe = remote.parse_probe(nonce, f"{nonce} {ended.marker}")
+        probe = remote.parse_probe(ended.marker, decode(ended.stdout.head))
         if probe is not None and (probe.posix or probe.shell in remote.OTHER_SHELLS):
             return probe
         self._exit(identity.name)

@@ -182,7 +182,7 @@ class Errand:
             self.server.id,
             self._act.command,
             remote.group_of(marker),
-            remote.start_of(marker),
+            self._connection.probe.ticks_now(),
             self._connection.probe.boot,
         )
 

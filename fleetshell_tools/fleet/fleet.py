@@ -61,7 +61,7 @@ class SshFleet:
             folder, self.transport, self.host_keys, max_starting=config.ssh.max_starting,
             sessions_per_server=config.ssh.sessions_per_server, max_connections=config.ssh.max_connections,
         )  # fmt: skip
-        self._started = Started(folder / "started")
+        self._started = Started(folder / "started.jsonl")
         self._left = self._started.left()
         self._guard = make_guard(config)
         road = ShellRoad(
@@ -80,6 +80,7 @@ class SshFleet:
         self.shells.stop()
         self.connections.close()
         self.transport.close()
+        self._started.close()
 
     def identity(self, server: Server) -> Identity:
         return self._identities.of(server)

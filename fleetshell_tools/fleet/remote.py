@@ -11,6 +11,7 @@ import base64
 import re
 import secrets
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,11 +23,11 @@ POSIX_SHELLS = frozenset(
 OTHER_SHELLS = frozenset({"fish", "tcsh", "csh", "elvish", "nu", "xonsh", "pwsh"})
 """Shells that can at least run `exec sh -c '…'`, or that a probe shows can't."""
 
-_ANNOUNCE = "{{ IFS= read -r FS_STAT </proc/$$/stat; }} 2>/dev/null; echo {nonce} $$ ${{FS_STAT##*) }}; unset FS_STAT"
-"""Prints the process group and, from /proc and without a process of its own, what identifies it: its start time."""
+TICKS = 100
+"""Clock ticks a second in what /proc tells, on every Linux (`USER_HZ`)."""
 
-_START_FIELD = 19
-"""Where the start time stands among the fields of /proc/PID/stat behind the name (proc(5): field 22)."""
+_TOLERANCE = 5 * TICKS
+"""How far our idea of when a process started may be off, in clock ticks: no process id comes round in that time."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -42,20 +43,35 @@ class Wire:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one short look at a host told; `boot` is the id of its current boot, "" where it has none."""
+    """What one short look at a host told.
+
+    `boot` is the id of its current boot and `uptime` the seconds since then, when our own clock said `looked_at`; ""
+    and 0 where the host has no such thing.
+    """
 
     shell: str
-    system: str
+    system: str = ""
     boot: str = ""
+    uptime: float = 0.0
+    looked_at: float = 0.0
 
     @property
     def posix(self) -> bool:
         return self.shell in POSIX_SHELLS
 
+    def ticks_now(self) -> str:
+        """The host's clock ticks since its boot, as they must be now; "" where they are not known."""
+        return str(int((self.uptime + clock() - self.looked_at) * TICKS)) if self.uptime else ""
+
+
+def clock() -> float:
+    """Seconds on a clock that nobody sets and that goes on in suspend, as the hosts' uptime does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
 
 def announce(nonce: str) -> str:
-    """Shell code that prints our marker line: nonce, process group, and what tells it from a later one of that number."""
-    return _ANNOUNCE.format(nonce=nonce)
+    """Shell code that prints our marker: the nonce and the shell's process id, which is its group's and session's too."""
+    return f"echo {nonce} $$"
 
 
 def wrap(
@@ -71,7 +87,7 @@ def wrap(
     if "\0" in command or "\0" in (folder or ""):
         raise BadArgument("The command holds a NUL character, which no shell can take.")
     nonce = f"fs-{secrets.token_hex(12)}"
-    lines = [_ANNOUNCE.format(nonce=nonce)]
+    lines = [announce(nonce)]
     data = stdin or b""
     if environment:
         lines.append(
@@ -123,28 +139,33 @@ def shell_free(script: str) -> str:
 
 
 def probe_script(nonce: str) -> str:
-    """One line `NONCE shell system boot` from any shell that can start `sh`; `$SHELL` is set by sshd to the login shell."""
-    return (
-        f"exec sh -c 's=${{SHELL:-/bin/sh}}; b=; {{ read b </proc/sys/kernel/random/boot_id; }} 2>/dev/null; "
-        f"echo {nonce} ${{s##*/}} `uname -s 2>/dev/null || echo unknown` $b'"
-    )
+    """Prints `NONCE shell`, then system, boot id and uptime, a line each, in any shell and without a quote.
+
+    `$SHELL` is set by sshd to the login shell.
+    """
+    return f"echo {nonce} $SHELL; cat /proc/sys/kernel/ostype /proc/sys/kernel/random/boot_id /proc/uptime"
 
 
-def parse_probe(nonce: str, stdout: str) -> Probe | None:
-    """The probe's answer, or None where the host did not run our line as a shell command."""
-    match = re.search(rf"{nonce} (\S+) (\S+) ?(\S*)", stdout)
-    return Probe(match[1], match[2], match[3]) if match else None
+def parse_probe(marker: str, stdout: str) -> Probe | None:
+    """What the probe's answer says, or None where the host did not run our line as a shell command.
+
+    Args:
+        marker: What followed the nonce.
+        stdout: What came after that line.
+    """
+    if not marker.startswith("/"):
+        return None
+    shell = marker.split()[0].rpartition("/")[2]
+    lines = stdout.split("\n")
+    try:
+        return Probe(shell, lines[0], lines[1], float(lines[2].split()[0]), clock())
+    except (IndexError, ValueError):
+        return Probe(shell)  # no Linux: there is no telling one boot from another
 
 
 def group_of(marker: str) -> int:
     """The remote process group from our marker's words."""
     return int(marker.split()[0])
-
-
-def start_of(marker: str) -> str:
-    """The start time of the group's leader, in clock ticks since boot; "" where the host does not say."""
-    words = marker.split()[1:]
-    return words[_START_FIELD] if len(words) > _START_FIELD else ""
 
 
 _STOP = """
@@ -187,16 +208,22 @@ IFS= read -r b </proc/sys/kernel/random/boot_id
 IFS= read -r s </proc/%(group)d/stat || { echo gone; exit; }
 set -- ${s##*) }
 shift 19
-[ "$b" = %(boot)s ] && [ "$1" = %(start)s ] || { echo other; exit; }
+[ "$b" = %(boot)s ] && [ "$1" -ge %(earliest)d ] && [ "$1" -le %(latest)d ] || { echo other; exit; }
 """
 
 
 def recover_script(group: int, start: str, boot: str) -> str:
-    """A script that ends a process group only if it is the one that was started: same boot, same start time.
+    """A script that ends a process group only if it is the one that was started: same boot, same start (proc(5), field 22).
 
-    Prints `gone`, `other`, or what `stop_script` prints.
+    Prints `gone`, `other`, or what `stop_script` prints. Where the start is not known, nothing is ended.
     """
-    check = _RECOVER % {"group": group, "boot": shlex.quote(boot), "start": shlex.quote(start)}
+    ticks = int(start or "-1000000")
+    check = _RECOVER % {
+        "group": group,
+        "boot": shlex.quote(boot),
+        "earliest": ticks - _TOLERANCE,
+        "latest": ticks + _TOLERANCE,
+    }
     return shell_free(check + _STOP % (group, "send HUP; send TERM"))
 
 

@@ -270,7 +270,7 @@ class Shells:
             session.server.id,
             f"shell session {session.id}",
             group,
-            remote.start_of(session.marker),
+            probe.ticks_now(),
             probe.boot,
         )
         return group

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-from dataclasses import dataclass
+import threading
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fleetshell_tools.core import storage
 
 log = logging.getLogger("fleetshell")
 
+COMPACT_AT = 256 * 1024
+"""Bytes after which the journal is cut to what still runs."""
+
 
 @dataclass(frozen=True)
 class Left:
     """A command that had not ended when the relay was killed.
 
-    `group` is its process group and session on the host, `start` the leader's start time in clock ticks since the
-    boot that `boot` names: ids are reused, both together are not.
+    `group` is its process group and session on the host; `start` is when it started, in clock ticks since the boot that
+    `boot` names, as close as it is known ("" where it is not): ids are reused, all three together are not.
     """
 
     nonce: str
@@ -31,39 +34,85 @@ class Left:
 
 
 class Started:
-    """One small file for each running command, in a folder of its own.
+    """A journal with a line for each start and each end, for threads at once.
 
-    They are not fsynced: what they guard against is a relay that dies, and the kernel keeps what was written then.
+    It is not fsynced: what it guards against is a relay that dies, and the kernel keeps what was written then.
+
+    Args:
+        path: The journal; what an earlier relay left in it is read by `left` before anything is added.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        storage.make_folder(folder)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._running: dict[str, Left] = {left.nonce: left for left in read(path)}
+        self._fd = -1
+        self._size = 0
+        self._rewrite()
 
     def add(self, nonce: str, server_id: str, command: str, group: int, start: str, boot: str) -> None:
         """Note that a command has started."""
-        text = json.dumps({"server_id": server_id, "command": command, "group": group, "start": start, "boot": boot})
-        try:
-            fd = os.open(
-                self._folder / nonce, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, storage.PRIVATE_FILE
-            )
-            with os.fdopen(fd, "w") as file:
-                file.write(text)
-        except OSError as error:
-            # The command runs already; without this note it could only not be found after a crash of the relay.
-            log.warning("A running command on %s can't be noted in %s: %s", server_id, self._folder, error.strerror)
+        left = Left(nonce, server_id, command, group, start, boot)
+        with self._lock:
+            self._running[nonce] = left
+            self._append(json.dumps(asdict(left)))
 
     def remove(self, nonce: str) -> None:
         """Note that it has ended."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._folder / nonce)
+        with self._lock:
+            if self._running.pop(nonce, None) is None:
+                return
+            if self._size > COMPACT_AT:
+                self._rewrite()
+            else:
+                self._append(json.dumps({"ended": nonce}))
 
     def left(self) -> list[Left]:
-        """What an earlier relay did not see the end of; files that a crash tore are removed."""
-        found = []
-        for path in sorted(self._folder.iterdir()):
-            try:
-                found.append(Left(nonce=path.name, **json.loads(path.read_text())))
-            except (ValueError, TypeError):
-                path.unlink(missing_ok=True)
-        return found
+        """What has not ended; at a start, that is what an earlier relay left."""
+        with self._lock:
+            return list(self._running.values())
+
+    def close(self) -> None:
+        """Close the journal; a second time does nothing."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _append(self, line: str) -> None:
+        if self._fd < 0:
+            return
+        try:
+            self._size += os.write(self._fd, line.encode() + b"\n")
+        except OSError as error:
+            # The command runs already; without this note it could only not be found after a crash of the relay.
+            log.warning("A running command can't be noted in %s: %s", self._path, error.strerror)
+
+    def _rewrite(self) -> None:
+        """Begin the journal anew with what still runs."""
+        text = "".join(json.dumps(asdict(left)) + "\n" for left in self._running.values())
+        storage.write_atomic(self._path, text)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._size = len(text)
+
+
+def read(path: Path) -> list[Left]:
+    """What a journal says is running; a line that a crash tore is left out."""
+    running: dict[str, Left] = {}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if "ended" in entry:
+                running.pop(entry["ended"], None)
+            else:
+                left = Left(**entry)
+                running[left.nonce] = left
+        except (ValueError, TypeError):
+            log.warning("A torn line in %s was left out.", path)
+    return list(running.values())

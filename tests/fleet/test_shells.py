@@ -487,7 +487,7 @@ def test_closing_ends_all_that_runs_in_the_session(any_shell: Shell, sshd: Sshd)
     assert [process for process in sshd.remote_processes() if process.name == "sleep"] == []
     record = any_shell.bed.records()[-1]
     assert (record["event"], record["stopped"], record["running"]) == ("session_closed", "confirmed", "sleep 1000")
-    assert list((any_shell.bed.home.run / "started").iterdir()) == []
+    assert any_shell.bed.noted() == []
 
 
 def test_closing_a_session_ends_the_call_that_waits_in_it(shell: Shell, tmp_path: Path) -> None:
@@ -553,8 +553,8 @@ def test_a_session_that_ended_between_calls_is_no_longer_listed(
 
 
 def test_a_relay_that_was_killed_finds_the_shells_that_it_left(shell: Shell) -> None:
-    (noted,) = (shell.bed.home.run / "started").iterdir()
-    assert f'"group": {shell.out("echo $$").strip()}' in noted.read_text() and shell.id in noted.read_text()
+    (noted,) = shell.bed.noted()
+    assert noted.group == int(shell.out("echo $$")) and shell.id in noted.command
 
 
 # Whose they are, how many, and for how long

@@ -15,6 +15,7 @@ from fleetshell_tools.core.home import FOLDERS, Home
 from fleetshell_tools.core.servers import Inventory, write
 from fleetshell_tools.core.types import Act, Caller, Cancellation, Completed, Principal
 from fleetshell_tools.fleet.fleet import SshFleet
+from fleetshell_tools.fleet.started import Left, read
 from support.sshd import KeyPair, Sshd
 
 
@@ -52,6 +53,10 @@ class TestFleet:
         """A command's stdout, which is short."""
         return self.run(server_id, command, **more).stdout.head.decode()
 
+    def noted(self) -> list[Left]:
+        """What is noted on disk as running."""
+        return read(self.home.run / "started.jsonl")
+
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home.logs / "audit.log").read_text().splitlines()]
 
@@ -60,9 +65,8 @@ class TestFleet:
 def fleet_on(folder: Path, key: KeyPair, config: Config | None = None) -> Iterator[TestFleet]:
     """A fleet with an empty inventory in `folder`, closed at the end."""
     home = Home(folder / "home")
-    home.path.mkdir(mode=0o700)
-    for name in FOLDERS:
-        (home.path / name).mkdir(mode=0o700)
+    for folder in (home.path, *(home.path / name for name in FOLDERS)):
+        folder.mkdir(mode=0o700, exist_ok=True)
     (home.path / "relay.key").write_bytes(key.private.read_bytes())
     (home.path / "relay.key").chmod(0o600)
     config = config or Config()

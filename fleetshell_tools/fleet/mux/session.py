@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fleetshell_tools.fleet.collect import HeadTail, Marked
+from fleetshell_tools.fleet.collect import HeadTail, Marked, Tee
 from fleetshell_tools.fleet.mux import wire
 from fleetshell_tools.fleet.transport import CHUNK, Ended, Limits
 
@@ -87,7 +87,9 @@ class MuxSession:
         self.ended: Ended | None = None
         self._selector = selector
         self._out, self._err = HeadTail(job.limits.keep), HeadTail(job.limits.keep)
-        self._marked = Marked(job.nonce, self._out, job.on_marker)
+        listener = job.on_output
+        self._marked = Marked(job.nonce, Tee(self._out, listener) if listener else self._out, job.on_marker)
+        self._err_sink = Tee(self._err, listener) if listener else self._err
         self._reader = wire.Reader()
         self._stdin = memoryview(job.stdin)
         self._received = 0
@@ -111,7 +113,7 @@ class MuxSession:
             err, err_far = os.pipe()
             far.append(err_far)
             self._pipes[out] = lambda: self._read(out, self._marked.feed)
-            self._pipes[err] = lambda: self._read(err, self._err.feed)
+            self._pipes[err] = lambda: self._read(err, self._err_sink.feed)
             self._control.settimeout(SEND_SECONDS)
             self._control.sendall(wire.hello() + wire.new_session(1, self.job.command.encode()))
             for fd in (far[0] if self._stdin else null, out_far, err_far):
@@ -173,8 +175,6 @@ class MuxSession:
         sink(data)
         self._received += len(data)
         self._last_sign = time.monotonic()
-        if self.job.on_output:
-            self.job.on_output(data)
         if self._received > self.job.limits.drain:
             self._finish("flood")
 
