@@ -24,7 +24,8 @@ STOP_SECONDS = 10.0
 """How long ending a remote process group may take."""
 
 TRIES = 20
-"""How often a session that the host refuses is asked for again, each time when another has ended."""
+REFUSED_PAUSE = 0.02
+"""How often a session that the host refuses is asked for again, and after how many seconds times the tries so far."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class Errand:
         self._loop.submit(job, self._ended)
 
     def _note_start(self, marker: str) -> None:
+        self._connection.slots.opened()
         assert self._connection.probe is not None
         self._road.started.add(
             self._wire.nonce,
@@ -191,9 +193,10 @@ class Errand:
         if ended.why == "refused" and self._tries < TRIES:
             self._connection.slots.refused()
             self._connection.slots.release()
-            self._queue()
+            # A session that has just ended still counts on the host for a moment.
+            self._loop.at(time.monotonic() + REFUSED_PAUSE * self._tries, self._queue)
             return
-        self._connection.slots.release()
+        self._connection.slots.release(opened=bool(ended.marker))
         if ended.why == "no_master":
             self._road.connections.lost(self._connection)
             if self._tries == 1:

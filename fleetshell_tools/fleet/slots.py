@@ -13,12 +13,14 @@ class Slots:
     """Counts the sessions that are open on a host, and learns how many it allows.
 
     Args:
-        limit: Sessions at once; `refused` lowers it.
+        limit: Sessions at once; `refused` lowers it, never below what the host is known to have allowed.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
+        self._open = 0
+        self._proven = 1
         self._waiters: deque[Waiter] = deque()
         self._lock = threading.Lock()
 
@@ -53,16 +55,26 @@ class Slots:
                 return True
             return False
 
-    def release(self) -> None:
+    def opened(self) -> None:
+        """The host has opened a session for one of the places; `release` must say so too."""
+        with self._lock:
+            self._open += 1
+            self._proven = max(self._proven, self._open)
+
+    def release(self, *, opened: bool = False) -> None:
         """Give a place back."""
         with self._lock:
             self._used -= 1
+            self._open -= opened
         self._admit()
 
     def refused(self) -> None:
-        """The host has refused a session that had a place: it allows fewer than we thought (MaxSessions)."""
+        """The host has refused a session that had a place: it allows fewer than we thought (MaxSessions).
+
+        A session that has just ended still counts there for a moment, so the limit stays at what has been open at once.
+        """
         with self._lock:
-            self._limit = max(1, min(self._limit, self._used - 1))
+            self._limit = min(self._limit, max(self._proven, self._used - 1))
 
     def _admit(self) -> None:
         while True:
