@@ -1,6 +1,6 @@
 """The audit log: every act is one line of JSON in a keyed hash chain, written so that a crash or a full disk shows.
 
-The format is the contract's (interface, section 7); `audit_reading` verifies and shows it. The chain is only as secret as
+`audit_reading` verifies and shows it. The chain is only as secret as
 its key: who holds the key can forge a log, and who can write the head file can cut the tail back to any older record.
 """
 
@@ -113,7 +113,7 @@ class AuditLog:
         Args:
             event: What happened.
             durable: Return only once the record is on disk; refused while the reserve can't be held.
-            fields: The contract's fields (null where not given), and others, which follow them.
+            fields: The fields that every record has (null where not given), and others, which follow them.
 
         Raises:
             AuditUnavailable: The record can't be written, or can't be made durable; the sentence says what to do.

@@ -73,7 +73,7 @@ class AuthenticationFailed(Refused):
 
 
 class AuthenticationRequired(Refused):
-    """A tool was called before `authenticate`; answered as JSON-RPC error -32001 (contract, section 5).
+    """A tool was called before `authenticate`; answered as JSON-RPC error -32001.
 
     Args:
         why: `totp_required` or `session_expired`, sent as `error.data.reason`.

@@ -1,7 +1,7 @@
 """Text from servers made safe and short: escapes stripped, encodings tolerated, long output cut in the middle.
 
 What a server prints is data that a model and an operator read; terminal escapes, bidirectional marks and invisible
-characters could make it look like something else (security.md: a hostile managed server).
+characters could make it look like something else.
 """
 
 from __future__ import annotations

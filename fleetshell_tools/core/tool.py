@@ -36,7 +36,7 @@ class Output:
     """Base of the dataclasses that tools return: fields become `structuredContent`, `text` is for the model to read."""
 
     def text(self) -> str:
-        """The result as text; the first line is the contract's where it names one."""
+        """The result as text; its first line says what came of it."""
         raise TypeError(f"{type(self).__name__} says nothing about its text")
 
     def structured(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class HostKeys:
             storage.write_atomic(self._path, "".join(f"{line}\n" for line in lines))
 
     def pin_first(self, identity: Identity, on_line: Listener = _ignore) -> None:
-        """Pin the keys that a server shows now; only for an id that has none (contract, section 4).
+        """Pin the keys that a server shows now; only for an id that has none.
 
         Raises:
             Unreachable: No connection; the sentence says why.

@@ -2,7 +2,7 @@
 
 It knows nothing of MCP; an `Application` judges and answers the requests. Built upon `http.server` and `selectors`:
 the listening socket is `http.server`'s, but a connection holds a thread only while a request of it is being handled,
-so that a thousand idle clients and event streams cost a thousand sockets and no thread (security.md, "Network only").
+so that a thousand idle clients and event streams cost a thousand sockets and no thread.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The guard: says of an act, before it runs, whether it would harm the host.
 
-It interprets shell text instead of searching it: lex, evaluate, follow, judge (security.md, section 1). It prevents
+It interprets shell text instead of searching it: lex, evaluate, follow, judge. It prevents
 accidents and obvious harm and is no security boundary.
 """
 

@@ -1,7 +1,7 @@
 """The guard's budget: counted steps and nesting levels, so that no input can make it work long.
 
-Steps are counted and time is not, so that a verdict depends on the input alone; what exceeds the budget is refused
-(security.md, section 1: "Budgets (depth, commands, expansion size) and fail closed").
+Steps are counted and time is not, so that a verdict depends on the input alone; what exceeds the budget (depth,
+commands, expansion size) is refused.
 """
 
 from __future__ import annotations
