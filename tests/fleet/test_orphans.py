@@ -30,9 +30,8 @@ def web(tmp_path: Path, relay_key: KeyPair, sshd: Sshd) -> Iterator[TestFleet]:
 
 def test_a_command_is_noted_while_it_runs_and_forgotten_when_it_has_ended(web: TestFleet, tmp_path: Path) -> None:
     journal = web.home.run / "started.jsonl"
-    done = web.run("web", f"cat '{journal}'; echo $$")
-    lines = done.stdout.head.decode().splitlines()
-    assert f'"group": {lines[-1]}' in lines[-2] and '"server_id": "web"' in lines[-2]
+    done = web.run("web", f"until grep -q '\"group\": '$$, '{journal}'; do sleep 0.02; done; grep -c web '{journal}'")
+    assert done.stdout.head == b"1\n"
     assert web.noted() == []
 
 
