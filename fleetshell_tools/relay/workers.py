@@ -41,6 +41,7 @@ class WorkerPool:
         self._jobs: deque[Job] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
+        self._fresh = 0  # threads that were started and have not come to their first job yet
         self._lingering = 0
         self._started = 0
         self._last_taken = 0.0
@@ -71,7 +72,7 @@ class WorkerPool:
         if not self._jobs:
             return math.inf
         with self._lock:
-            now, waiting = time.monotonic(), len(self._jobs) - self._idle
+            now, waiting = time.monotonic(), len(self._jobs) - self._idle - self._fresh
             if waiting <= 0 or len(self._threads) >= self._limit:
                 return math.inf
             if now >= self._last_taken + self.PATIENCE:
@@ -118,16 +119,21 @@ class WorkerPool:
         # Daemons, so that a handler that never returns can't keep the process from ending after its grace.
         thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
         self._threads.add(thread)
+        self._fresh += 1
         try:
             thread.start()
         except RuntimeError as error:
+            self._fresh -= 1
             # No more threads may be started (TasksMax, ulimit): the running ones will get to the job.
             self._threads.discard(thread)
             self._log.warning("cannot start another %s thread, %d are running: %s", self._name, self.size, error)
 
     def _work(self) -> None:
+        fresh = 1
         while True:
             with self._lock:
+                self._fresh -= fresh
+                fresh = 0
                 while not self._jobs:
                     if self._stopping or not self._wait_for_work():
                         self._threads.discard(threading.current_thread())
