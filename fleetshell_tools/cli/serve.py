@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import sys
 import threading
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fleetshell")
 
+MANY_FILES = 65536
+
 
 @command(
     "serve",
@@ -43,6 +46,7 @@ log = logging.getLogger("fleetshell")
 def serve(args: argparse.Namespace, home: Home) -> int:
     """Run the relay in the foreground until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     config = home.config()
+    _raise_limits()
     from fleetshell_tools.app import Relay
 
     with _only_one(home), _logging(home, config):
@@ -52,7 +56,7 @@ def serve(args: argparse.Namespace, home: Home) -> int:
         relay = Relay(home, config, host=host, port=args.port, use_tls=not args.no_tls)
         socket = control.ControlServer(home.control_socket, lambda request: _answer(relay, request))
         try:
-            left = relay.app.fleet.connections.sweep()
+            left = relay.app.fleet.sweep()
             if left:
                 log.info("Ended %d SSH connections that an earlier relay had left.", left)
             _announce(relay, config)
@@ -61,6 +65,14 @@ def serve(args: argparse.Namespace, home: Home) -> int:
             socket.close()
         log.info("The relay has stopped.")
     return 0
+
+
+def _raise_limits() -> None:
+    """A command takes four descriptors here and three in its ssh master: take as many as we may have, and can have use for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ _ADDRESS = r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?"
 HOSTNAME = rf"(?=.{{1,253}}$)[A-Za-z0-9_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\.?|(?=[^:]*:){_ADDRESS}|\[(?=[^:]*:){_ADDRESS}\]"
 SETTLING_NS = 1_000_000_000
 """How long after a change a file's times may stay the same at another change: the clock of a file system is coarse."""
+ALIAS = r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
 _OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{1,40}")
 
 OWNED_OPTIONS = frozenset(
@@ -78,7 +79,20 @@ class Server:
     ssh_options: dict[str, str] = option(factory=dict, doc="More ssh options, but those that FleetShell sets itself.")
     identity_file: str | None = option(None, "Another private key than the relay's.")
     connect_timeout: int | None = option(None, "Seconds to wait for a connection.", low=1, high=300)
-    connection: str = option("ssh", "How to reach it.", choices=("ssh",))
+    use_ssh_config: str | None = option(
+        None,
+        "An alias of your ~/.ssh/config: its HostName and what else it sets hold where this file says nothing; `hostname` is only shown.",
+        pattern=ALIAS,
+        means="a host alias without patterns",
+    )
+    connection: str = option(
+        "ssh",
+        "How to reach it; `local` is the relay's own machine and needs security.allow_local.",
+        choices=("ssh", "local"),
+    )
+    raw: bool = option(
+        False, "No POSIX shell there (network gear): commands are sent as they are, and may outlive a time-out."
+    )
 
     @property
     def environment(self) -> str:
@@ -123,6 +137,21 @@ def parse(text: str, name: str, expected_id: str | None = None) -> Server:
             raise document.error(("context", name), f"context.{name} must be a map of keys and values.")
     if server.jump == server.id:
         raise document.error(("jump",), "a server can't be its own jump server.")
+    if server.connection == "local":
+        for key in (
+            "jump",
+            "ssh_options",
+            "ssh_user",
+            "ssh_port",
+            "identity_file",
+            "connect_timeout",
+            "use_ssh_config",
+            "raw",
+        ):
+            if getattr(server, key):
+                raise document.error(
+                    (key,), f"{key} means nothing with `connection: local`, which uses no SSH; remove it."
+                )
     for key, value in server.ssh_options.items():
         check_option(key, value, document)
     return server
@@ -272,7 +301,7 @@ class Inventory:
             ConfigError: It does not exist, is disabled, or the jumps go round in a circle.
         """
         name = self.jump_id(server)
-        if name is None:
+        if name is None or server.connection == "local":
             return None
         seen = [server.id]
         at: str | None = name

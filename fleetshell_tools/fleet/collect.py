@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from fleetshell_tools.core.text import decode, one_line
@@ -38,36 +39,28 @@ class HeadTail:
         return Captured(bytes(self._head), bytes(self._tail[-self._limit :]), self.total)
 
 
-class Tee:
-    """Passes what it is fed to a collector and to a listener."""
-
-    def __init__(self, collector: HeadTail, listener: Callable[[bytes], None]) -> None:
-        self._collector = collector
-        self._listener = listener
-
-    def feed(self, data: bytes) -> None:
-        self._collector.feed(data)
-        self._listener(data)
-
-
 class Marked:
     """Finds our marker line `NONCE WORDS` at the start of a command's stdout and passes on what follows it.
 
-    What comes before the marker was printed by the login shell's start-up files and is dropped.
+    What comes before the marker was printed by the login shell's start-up files and is dropped. The words come from the
+    host, which may be hostile: what does not begin with a process group is no marker.
 
     Args:
-        nonce: The marker's first word, unguessable and new for each command.
+        nonce: The marker's first word, unguessable and new for each command; "" where no marker will come.
         sink: Takes the command's own output.
         on_marker: Told of the words, once they have come.
     """
 
     SEARCH_LIMIT = 256 * 1024
+    WORDS_LIMIT = 1000
 
-    def __init__(self, nonce: str, sink: HeadTail | Tee, on_marker: Callable[[str], None] = lambda words: None) -> None:
+    def __init__(
+        self, nonce: str, sink: Callable[[bytes], None], on_marker: Callable[[str], None] = lambda words: None
+    ) -> None:
         self._nonce = nonce.encode() + b" "
         self._sink = sink
         self._on_marker = on_marker
-        self._waiting: bytearray | None = bytearray()
+        self._waiting: bytearray | None = bytearray() if nonce else None
         self.words = ""
 
     @property
@@ -76,25 +69,33 @@ class Marked:
 
     def feed(self, data: bytes) -> None:
         if self._waiting is None:
-            self._sink.feed(data)
+            self._sink(data)
             return
         self._waiting += data
         start = self._waiting.find(self._nonce)
         end = self._waiting.find(b"\n", start) if start >= 0 else -1
         if end >= 0:
-            self.words = self._waiting[start + len(self._nonce) : end].decode("ascii", "replace").strip()
-            self._on_marker(self.words)
+            words = self._waiting[start + len(self._nonce) : end][: self.WORDS_LIMIT].decode("ascii", "replace").strip()
+            if not _GROUP.match(words):
+                self.finish()
+                return
+            self.words = words
+            self._on_marker(words)
             rest, self._waiting = bytes(self._waiting[end + 1 :]), None
             if rest:
-                self._sink.feed(rest)
+                self._sink(rest)
         elif len(self._waiting) > self.SEARCH_LIMIT:
             self.finish()
 
     def finish(self) -> None:
         """No marker came: what was held back is output after all."""
-        if self._waiting is not None:
-            self._sink.feed(bytes(self._waiting))
-            self._waiting = None
+        if self._waiting:
+            self._sink(bytes(self._waiting))
+        self._waiting = None
+
+
+_GROUP = re.compile(r"(?!1\b)[1-9][0-9]{0,9}(?: |$)")
+"""A process group that may be ended: 0 and 1 would be the shell's own and every process there is."""
 
 
 def last_line(progress: Progress) -> Callable[[bytes], None]:

@@ -22,9 +22,10 @@ from fleetshell_tools.fleet import diagnose, remote
 from fleetshell_tools.fleet.hostkeys import HostKeys
 from fleetshell_tools.fleet.identity import Identity
 from fleetshell_tools.fleet.keys import require
+from fleetshell_tools.fleet.mux import MuxTransport
 from fleetshell_tools.fleet.remote import Probe
 from fleetshell_tools.fleet.slots import Slots
-from fleetshell_tools.fleet.transport import Limits, Transport, environment
+from fleetshell_tools.fleet.transport import Ended, Limits, environment
 
 PER_ADDRESS = 8
 """Logins at once to one address: sshd's MaxStartups turns some away from ten on."""
@@ -32,7 +33,11 @@ PER_ADDRESS = 8
 
 @dataclass
 class Connection:
-    """A control master, or the place where one will be."""
+    """A control master, or the place where one will be.
+
+    `made` counts the masters that there were, `attempts` the tries to make one; `failure` is what the last try came to,
+    `pid` the master's process.
+    """
 
     identity: Identity
     slots: Slots
@@ -41,6 +46,10 @@ class Connection:
     since: float = 0.0
     used: float = 0.0
     last_error: str = ""
+    made: int = 0
+    attempts: int = 0
+    failure: Unreachable | None = None
+    pid: int = 0
 
     @property
     def name(self) -> str:
@@ -61,7 +70,7 @@ class Connections:
     def __init__(
         self,
         folder: Path,
-        transport: Transport,
+        transport: MuxTransport,
         host_keys: HostKeys,
         *,
         max_starting: int,
@@ -79,6 +88,7 @@ class Connections:
         self._per_address: dict[str, threading.BoundedSemaphore] = {}
         self._connections: dict[str, Connection] = {}
         self._lock = threading.Lock()
+        self._logins: set[subprocess.Popen[bytes]] = set()
         self._closed = False
 
     def of(self, identity: Identity) -> Connection:
@@ -101,7 +111,7 @@ class Connections:
         shell = found.probe.shell if found.probe else ""
         if found.lock.locked():
             return ConnectionState("connecting", last_error=found.last_error, shell=shell)
-        if found.since and self._socket(identity).exists():
+        if found.since and self._there(identity):
             return ConnectionState("connected", since=found.since, shell=shell)
         return ConnectionState("failed" if found.last_error else "idle", last_error=found.last_error, shell=shell)
 
@@ -119,23 +129,45 @@ class Connections:
         connection.used = time.monotonic()
         if self.is_open(identity):
             return connection
+        attempts = connection.attempts
         with taken(connection.lock, deadline, cancelled):
             if self.is_open(identity):
                 return connection
-            self._make_room(identity)
+            if connection.attempts > attempts and connection.failure:
+                # Who waited for a try that failed shares its failure, or a queue would wait for one time-out after another.
+                raise Unreachable(connection.failure.message, step=connection.failure.step)
             try:
-                self._start(connection, deadline, cancelled)
+                connection.failure = None
+                self._make(connection, deadline, cancelled)
             except Unreachable as error:
-                connection.last_error = error.message
+                connection.last_error, connection.failure = error.message, error
                 raise
+            except OSError as error:
+                raise FleetShellError(
+                    f"The relay can't start ssh: {error.strerror}. Raise its limits (`ulimit -n`, `ulimit -u`)."
+                ) from error
+            finally:
+                connection.attempts += 1
             connection.last_error = ""
+            connection.made += 1
             connection.since = time.time()
         return connection
+
+    def _make(self, connection: Connection, deadline: float, cancelled: Cancellation) -> None:
+        if connection.identity.local:
+            connection.probe = Probe("sh", os.uname().sysname, _boot())
+            return
+        self._make_room(connection)
+        self._start(connection, deadline, cancelled)
+        connection.slots.renew()
 
     def is_open(self, identity: Identity) -> bool:
         """Whether there is a connection, as far as can be told without using it."""
         connection = self._connections.get(identity.name)
-        return connection is not None and connection.since > 0 and self._socket(identity).exists()
+        return connection is not None and connection.since > 0 and self._there(identity)
+
+    def _there(self, identity: Identity) -> bool:
+        return identity.local or self._socket(identity).exists()
 
     def in_background(self, function: Callable[[], None]) -> None:
         """Run a function that may connect in another thread; as many at once as connections may start at once."""
@@ -146,24 +178,29 @@ class Connections:
                 self._pool = ThreadPoolExecutor(self._max_starting, thread_name_prefix="connect")
             self._pool.submit(function)
 
-    def _make_room(self, identity: Identity) -> None:
+    def _make_room(self, connection: Connection) -> None:
         """At the cap, close the connection that was used least recently of those without work."""
         with self._lock:
             live = [
-                other for other in self._connections.values() if other.since and self._socket(other.identity).exists()
-            ]
-            serving = {other.identity.jump.name for other in live if other.identity.jump} | {
-                identity.jump.name if identity.jump else ""
-            }
+                other for other in self._connections.values()
+                if other is not connection and not other.identity.local and (other.lock.locked() or (other.since and self._there(other.identity)))
+            ]  # fmt: skip
+            serving = {other.identity.jump.name for other in (*live, connection) if other.identity.jump}
             idle = sorted(
                 (other for other in live if other.slots.idle and other.name not in serving),
                 key=lambda other: other.used,
             )
-            over = idle[: max(len(live) + 1 - self._max_connections, 0)]
-            for other in over:
-                other.since = 0.0
-        for other in over:
-            self._exit(other.name)
+        over = len(live) + 1 - self._max_connections
+        for other in idle:
+            # One that is being made just now is in use after all; and its lock keeps a new master from getting our farewell.
+            if over <= 0 or not other.lock.acquire(blocking=False):
+                continue
+            try:
+                if other.since and other.slots.idle:
+                    self._end(other)
+                    over -= 1
+            finally:
+                other.lock.release()
 
     @contextlib.contextmanager
     def admitted(self, identity: Identity, deadline: float, cancelled: Cancellation) -> Iterator[None]:
@@ -177,30 +214,47 @@ class Connections:
         with taken(gate, deadline, cancelled), taken(self._starting, deadline, cancelled):
             yield
 
-    def lost(self, connection: Connection) -> None:
-        """Forget a master that is gone, so that the next command makes a new one."""
-        connection.since = 0.0
-        self._socket(connection.identity).unlink(missing_ok=True)
+    def alive(self, identity: Identity) -> bool:
+        """Whether the master answers now."""
+        return self._transport.alive(identity.name)
+
+    def run_alone(self, identity: Identity, script: str, deadline: float) -> Ended:
+        """Run a script that ends a command over a login of its own (see `SshTransport.run_alone`)."""
+        return self._transport.fallback.run_alone(identity.name, identity.target, script, deadline=deadline)
+
+    def lost(self, connection: Connection, made: int | None = None) -> None:
+        """Forget a master that is gone or hangs, so that the next command makes a new one.
+
+        Args:
+            made: `connection.made` when it was used, so that a later master is not taken for the one that is gone.
+        """
+        if connection.identity.local or not connection.lock.acquire(blocking=False):
+            return  # somebody makes a new one already
+        try:
+            if made in (None, connection.made):
+                self._end(connection)
+        finally:
+            connection.lock.release()
 
     def close(self) -> None:
-        """End every master that belongs to us."""
+        """End every master that belongs to us; what waits for a connection gets an error."""
         with self._lock:
             self._closed = True
-            names, pool = list(self._connections), self._pool
+            connections, pool, logins = list(self._connections.values()), self._pool, list(self._logins)
+        for process in logins:
+            _kill(process)
         if pool is not None:
-            pool.shutdown(cancel_futures=True)
-        for name in names:
-            self._exit(name)
-        for name in names:
-            for path in (self._folder / name, self._folder / f"{name}.conf", self._folder / f"{name}.log"):
-                path.unlink(missing_ok=True)
+            pool.shutdown()  # what is queued runs, and fails at once
+        for connection in connections:
+            self._end(connection)
+            for suffix in (".conf", ".log"):
+                (self._folder / f"{connection.name}{suffix}").unlink(missing_ok=True)
 
     def sweep(self) -> int:
         """End masters that an earlier relay left here; returns how many. Only for the one relay of a home."""
         left = [path for path in self._folder.glob("m*") if len(path.name) == 21 and path.is_socket()]
         for path in left:
-            self._exit(path.name)
-            path.unlink(missing_ok=True)
+            end_master(self._folder, path.name)
         for path in self._folder.glob("m*.*"):
             if len(path.stem.split(".")[0]) == 21:
                 path.unlink(missing_ok=True)
@@ -209,37 +263,65 @@ class Connections:
     def _socket(self, identity: Identity) -> Path:
         return self._folder / identity.name
 
-    def _exit(self, name: str) -> None:
-        command = [require("ssh"), "-F", "/dev/null", "-S", name, "-O", "exit", "--", "host"]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(command, cwd=self._folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=5)
+    def _end(self, connection: Connection) -> None:
+        """End a master, by force where it hangs."""
+        connection.since = 0.0
+        if not connection.identity.local:
+            end_master(self._folder, connection.name, connection.pid)
+            connection.pid = 0
 
     def _start(self, connection: Connection, deadline: float, cancelled: Cancellation) -> None:
         identity = connection.identity
         if identity.jump:
-            self.open(identity.jump, deadline, cancelled)
+            self._open_jump(identity.jump, deadline, cancelled)
         with self.admitted(identity, deadline, cancelled):
+            if cancelled.is_set():
+                raise Cancelled(f"Cancelled before connecting to {identity.server_id}.")
             if not self._host_keys.pinned(identity.server_id):
-                self._host_keys.pin_first(identity)
-            self._login(identity, deadline, cancelled)
+                self._retried(lambda: self._pin_first(identity, deadline, cancelled), deadline, cancelled)
+            self._retried(lambda: self._login(identity, deadline, cancelled), deadline, cancelled)
+        connection.pid = self._transport.pid(identity.name)
         connection.probe = self._probe(connection, deadline, cancelled)
 
+    def _open_jump(self, jump: Identity, deadline: float, cancelled: Cancellation) -> None:
+        """Open the connection to a jump server, and make sure that it lives: ssh would only say that it was closed."""
+        connection = self.open(jump, deadline, cancelled)
+        made = connection.made
+        if not self._transport.alive(jump.name):
+            self.lost(connection, made)
+            self.open(jump, deadline, cancelled)
+
+    def _retried(self, attempt: Callable[[], None], deadline: float, cancelled: Cancellation) -> None:
+        """Try again, with jitter, while a server is only too busy (MaxStartups) to let us try to log in."""
+        pause = 0.1
+        while True:
+            try:
+                return attempt()
+            except diagnose.TurnedAway:
+                if time.monotonic() + pause >= deadline or pause > 5:
+                    raise
+            cancelled.wait(pause * random.uniform(0.5, 1.5))
+            pause *= 2
+
+    def _pin_first(self, identity: Identity, deadline: float, cancelled: Cancellation) -> None:
+        try:
+            self._host_keys.pin_first(identity, seconds=deadline - time.monotonic(), cancelled=cancelled)
+        except Unreachable:
+            if cancelled.is_set():
+                raise Cancelled(f"Cancelled while connecting to {identity.server_id}.") from None
+            raise
+
     def _login(self, identity: Identity, deadline: float, cancelled: Cancellation) -> None:
-        """Start the master; a server that is only too busy (MaxStartups) is asked again, with jitter, before login."""
-        socket = self._socket(identity)
-        socket.unlink(missing_ok=True)
+        """Start the master."""
+        self._socket(identity).unlink(missing_ok=True)
         config = self._folder / f"{identity.name}.conf"
         if not config.exists():  # the name is a digest of the content
             storage.write_atomic(config, identity.config)
-        pause = 0.1
-        while True:
-            stderr = self._spawn(identity, deadline, cancelled)
-            if stderr is None:
-                return
-            if not diagnose.started_late(stderr) or time.monotonic() + pause >= deadline or pause > 5:
-                raise diagnose.explain(identity, stderr)
-            cancelled.wait(pause * random.uniform(0.5, 1.5))
-            pause *= 2
+        stderr = self._spawn(identity, deadline, cancelled)
+        if self._closed and stderr is not None:
+            raise FleetShellError("The relay is stopping; nothing new is started.")
+        if stderr is not None:
+            raise diagnose.explain(identity, stderr)
 
     def _spawn(self, identity: Identity, deadline: float, cancelled: Cancellation) -> str | None:
         """One try; returns what ssh complained of, or None where the master is up.
@@ -257,13 +339,17 @@ class Connections:
             identity.name,
             "-aTxNf",
             "--",
-            identity.server_id,
+            identity.target,
         ]
         limit = min(deadline, time.monotonic() + identity.connect_timeout)
         with open(log, "w+b", opener=lambda path, flags: os.open(path, flags, storage.PRIVATE_FILE)) as file:
             process = subprocess.Popen(command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                                        start_new_session=True, env=environment())  # fmt: skip
             forget = cancelled.on_set(lambda: _kill(process))
+            with self._lock:
+                self._logins.add(process)
+                if self._closed:
+                    _kill(process)
             try:
                 code = process.wait(max(limit - time.monotonic(), 0.05))
             except subprocess.TimeoutExpired:
@@ -272,35 +358,88 @@ class Connections:
                 raise diagnose.timed_out(identity) from None
             finally:
                 forget()
+                with self._lock:
+                    self._logins.discard(process)
             file.seek(0)
             said = file.read().decode("utf-8", "replace")
         if cancelled.is_set():
-            self._exit(identity.name)
+            end_master(self._folder, identity.name)
             raise Cancelled(f"Cancelled while connecting to {identity.server_id}.")
         return None if code == 0 else said or f"ssh ended with status {code} and said nothing"
 
     def _probe(self, connection: Connection, deadline: float, cancelled: Cancellation) -> Probe:
         """Find out which shell answers there."""
         identity = connection.identity
+        if identity.raw:
+            return Probe("raw", "")
         nonce = f"fs-probe-{random.getrandbits(64):016x}"
         ended = self._transport.run(
-            identity.name, remote.probe_script(nonce), nonce=nonce, stdin=b"", limits=Limits(8192, 1 << 20),
+            identity.name, remote.probe_script(nonce), nonce="", stdin=b"", limits=Limits(8192, 1 << 20),
             deadline=min(deadline, time.monotonic() + max(identity.connect_timeout, 10)), cancelled=cancelled,
         )  # fmt: skip
-        probe = remote.parse_probe(ended.marker, decode(ended.stdout.head))
+        probe = remote.parse_probe(nonce, decode(ended.stdout.head + ended.stdout.tail))
         if probe is not None and (probe.posix or probe.shell in remote.OTHER_SHELLS):
             return probe
-        self._exit(identity.name)
-        self.lost(connection)
+        self._end(connection)
         if ended.why == "cancelled":
             raise Cancelled(f"Cancelled while connecting to {identity.server_id}.")
+        if ended.why in ("timeout", "unsent", "no_master", "frozen", "crowded"):
+            raise Unreachable(
+                f"{identity.server_id} let FleetShell in, but then did not answer ({_PROBE_ENDS[ended.why]}). Do its login shell's start-up "
+                f"files hang?", step="shell",
+            )  # fmt: skip
         said = one_line(decode(ended.stdout.head) + " " + decode(ended.stderr.head), 200)
+        if not said and ended.why == "refused":
+            said = ended.detail
         where = f"its login shell is {probe.shell}" if probe else f"the host answered: {said or 'nothing'}"
         raise Unreachable(
             f"{identity.server_id} can't be used: FleetShell needs a login shell that runs commands, but {where}. "
             f"Give the login user a shell such as /bin/bash or /bin/sh (`chsh`).",
             step="shell",
         )
+
+
+_PROBE_ENDS = {
+    "timeout": "no answer in time", "unsent": "no time was left", "no_master": "the connection closed", "frozen": "ssh hangs",
+    "crowded": "the relay has no descriptors left",
+}  # fmt: skip
+
+
+def end_master(folder: Path, name: str, pid: int = 0) -> None:
+    """End the master behind a socket, by force where it does not answer, and remove the socket.
+
+    Args:
+        pid: Its process, where that is known; else it is looked for where that is needed.
+    """
+    with contextlib.closing(MuxTransport(folder)) as transport:
+        done = transport.terminate(name)
+    if not done:
+        for found in [pid] if pid else _pids():
+            if _is_master(found, folder, name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(found, signal.SIGKILL)
+    (folder / name).unlink(missing_ok=True)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _is_master(pid: int, folder: Path, name: str) -> bool:
+    """Whether a process is the master of that socket: process ids are reused."""
+    try:
+        return name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and os.path.samefile(
+            f"/proc/{pid}/cwd", folder
+        )
+    except OSError:
+        return False
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 @contextlib.contextmanager

@@ -56,8 +56,12 @@ _RULES: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
+class TurnedAway(Unreachable):
+    """A server closed the connection before login, perhaps because too many were starting (MaxStartups): worth another try."""
+
+
 def started_late(stderr: str) -> bool:
-    """Whether a server turned us away before login because too many were starting (MaxStartups): worth another try."""
+    """Whether a server turned us away before login because too many were starting (MaxStartups)."""
     if "Stdio forwarding request failed" in stderr:
         return False  # ssh adds that its connection was closed, but the jump server never made one
     return bool(
@@ -80,7 +84,8 @@ def explain(identity: Identity, stderr: str) -> Unreachable:
                 id=identity.server_id, host=identity.hostname, port=identity.port, seconds=identity.connect_timeout, why=why, last=last,
                 jump=identity.jump.server_id if identity.jump else "",
             )  # fmt: skip
-            return Unreachable(f"{identity.server_id} can't be reached: {text}", step=step)
+            late = pattern is _RULES[-1][0] and started_late(stderr)
+            return (TurnedAway if late else Unreachable)(f"{identity.server_id} can't be reached: {text}", step=step)
     return Unreachable(f"{identity.server_id} can't be reached: {last}.", step="connect")
 
 

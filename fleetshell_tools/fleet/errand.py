@@ -24,8 +24,10 @@ STOP_SECONDS = 10.0
 """How long ending a remote process group may take."""
 
 TRIES = 20
-REFUSED_PAUSE = 0.02
-"""How often a session that the host refuses is asked for again, and after how many seconds times the tries so far."""
+"""How often a session that the host refuses is asked for again where we have no other there that could end."""
+
+LONGEST_PAUSE = 0.2
+"""Seconds between these tries, at most: they begin with a hundredth, because a session that has ended counts for a moment."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Errand:
         self._began = time.monotonic()
         self._deadline = self._began + timeout
         self._tries = 0
+        self._reconnected = False
+        self._opened = False
+        self._made = 0
         self._on_done: Callable[[Errand], None] = lambda errand: None
         self._identity: Identity
         self._connection: Connection
@@ -93,8 +98,9 @@ class Errand:
         self._connection = self._road.connections.of(self._identity)
         self._record.intent(durable)
 
-    def start(self) -> None:
-        """The time limit begins."""
+    def start(self, on_done: Callable[[Errand], None]) -> None:
+        """The time limit begins; `on_done` will be called at the end."""
+        self._on_done = on_done
         self._began = time.monotonic()
         self._deadline = self._began + self._timeout
 
@@ -113,9 +119,9 @@ class Errand:
         except Exception as error:
             self.error = error
 
-    def run_in(self, loop: Loop, on_done: Callable[[Errand], None]) -> None:
-        """Run over the connection, in the loop's thread; `on_done` is called at the end."""
-        self._loop, self._on_done = loop, on_done
+    def run_in(self, loop: Loop) -> None:
+        """Run over the connection, in the loop's thread."""
+        self._loop = loop
         if self.error is not None:
             self._fail(self.error)
             return
@@ -154,30 +160,35 @@ class Errand:
 
     def _submit(self) -> None:
         self._waiter = None
-        probe = self._connection.probe
+        probe, act = self._connection.probe, self._act
         try:
             if self._cancelled.is_set():
                 raise Cancelled(f"Cancelled before anything was run on {self.server.id}.")
-            assert probe is not None
-            self._wire = remote.wrap(
-                probe,
-                self._act.command,
-                stdin=self._act.stdin,
-                environment=self._act.environment,
-                folder=self._act.working_directory,
-            )
+            if self._identity.raw:
+                self._wire = remote.wrap_raw(
+                    act.command, act.stdin, environment=act.environment, folder=act.working_directory
+                )
+            else:
+                assert probe is not None
+                self._wire = remote.wrap(
+                    probe, act.command, stdin=act.stdin, environment=act.environment, folder=act.working_directory
+                )
         except Exception as error:
             self._connection.slots.release()
             self._fail(error)
             return
+        self._opened, self._made = False, self._connection.made
         job = Job(
             self._identity.name, self._wire.command, self._wire.nonce, self._wire.stdin, self._road.limits, self._deadline,
-            self._on_output, self._note_start,
+            self._on_output, self._note_start, self._note_open,
         )  # fmt: skip
         self._loop.submit(job, self._ended)
 
-    def _note_start(self, marker: str) -> None:
+    def _note_open(self) -> None:
+        self._opened = True
         self._connection.slots.opened()
+
+    def _note_start(self, marker: str) -> None:
         assert self._connection.probe is not None
         self._road.started.add(
             self._wire.nonce,
@@ -189,43 +200,77 @@ class Errand:
         )
 
     def _ended(self, ended: Ended) -> None:
+        slots, why = self._connection.slots, ended.why
         self._tries += 1
-        if ended.why == "refused" and self._tries < TRIES:
-            self._connection.slots.refused()
-            self._connection.slots.release()
-            # A session that has just ended still counts on the host for a moment.
-            self._loop.at(time.monotonic() + REFUSED_PAUSE * self._tries, self._queue)
+        if why == "refused":
+            slots.refused()
+            others = slots.used > 1
+            slots.release()
+            pause = min(0.01 * self._tries, LONGEST_PAUSE)
+            if (
+                (others or self._tries < TRIES)
+                and time.monotonic() + pause < self._deadline
+                and not self._cancelled.is_set()
+            ):
+                self._loop.at(time.monotonic() + pause, self._queue)
+            else:
+                self._finish(ended)
             return
-        self._connection.slots.release(opened=bool(ended.marker))
-        if ended.why == "no_master":
-            self._road.connections.lost(self._connection)
-            if self._tries == 1:
-                self._reconnect()
-                return
-        if ended.why in ("timeout", "cancelled", "flood") and ended.marker:
+        slots.release(opened=self._opened)
+        if why in ("no_master", "frozen") and not self._reconnected:
+            self._reconnect()
+        elif why in ("timeout", "cancelled", "flood") and self._wire.nonce:
             self._stop(ended)
-            return
-        self._finish(ended)
+        else:
+            if why in ("no_master", "frozen", "lost"):
+                self._in_background(lambda: self._road.connections.lost(self._connection, self._made))
+            self._finish(ended)
+
+    def _in_background(self, function: Callable[[], None]) -> bool:
+        try:
+            self._road.connections.in_background(function)
+        except FleetShellError:  # the relay is stopping, which ends every connection
+            return False
+        return True
 
     def _reconnect(self) -> None:
-        """The master had gone before anything ran: make a new one, off the loop, and try once more."""
+        """The master had gone (or hung) before anything ran: make a new one, off the loop, and try once more."""
+        self._reconnected = True
 
         def again() -> None:
+            self._road.connections.lost(self._connection, self._made)
             self.connect()
-            self._loop.call(lambda: self.run_in(self._loop, self._on_done))
+            self._loop.call(lambda: self.run_in(self._loop))
 
-        self._road.connections.in_background(again)
+        if not self._in_background(again):
+            self._fail(FleetShellError(f"The relay is stopping; nothing was run on {self.server.id}."))
 
     def _stop(self, ended: Ended) -> None:
         """End the remote process group of a command that we gave up on."""
-        script = remote.stop_script(remote.group_of(ended.marker))
-        job = Job(self._identity.name, script, "fs-stop", b"", Limits(8192, 1 << 20), time.monotonic() + STOP_SECONDS)
+        script = (
+            remote.stop_script(remote.group_of(ended.marker))
+            if ended.marker
+            else remote.stop_unseen_script(self._wire.nonce)
+        )
+        deadline = time.monotonic() + STOP_SECONDS
+        job = Job(self._identity.name, script, "", b"", Limits(8192, 1 << 20), deadline, protected=True)
 
         def stopped(end: Ended) -> None:
-            state, left = remote.parse_stop(decode(end.stdout.head))
-            self._finish(ended, state, left)
+            self._finish(ended, *remote.parse_stop(decode(end.stdout.head)))
 
-        self._loop.submit(job, stopped)
+        def tried(end: Ended) -> None:
+            if not end.why or self._identity.local or not self._in_background(alone):
+                stopped(end)
+
+        def alone() -> None:
+            # The host may have no room for a second session (MaxSessions), or the master may be gone: a login of its own.
+            connections = self._road.connections
+            end = connections.run_alone(self._identity, script, max(deadline, time.monotonic() + STOP_SECONDS / 2))
+            if not connections.alive(self._identity):
+                connections.lost(self._connection, self._made)
+            self._loop.call(lambda: stopped(end))
+
+        self._loop.submit(job, tried)
 
     def _finish(self, ended: Ended, stopped: str = "", left: str = "") -> None:
         if ended.marker and stopped != "unconfirmed" and ended.why != "lost":
@@ -244,16 +289,26 @@ class Errand:
 
     def _completed(self, ended: Ended, stopped: str, left: str) -> Completed:
         name, why = self.server.id, ended.why
-        if why in ("no_master", "refused", "failed", "version"):
-            what = {"refused": "opens no more sessions (MaxSessions)", "no_master": "closed the connection"}.get(
-                why, "opened no session"
+        if why == "unsent":
+            if self._cancelled.is_set():
+                raise Cancelled(f"Cancelled before anything was run on {name}.")
+            raise TimedOut(f"The time limit of {self._timeout:g} s passed before anything was run on {name}.")
+        if why == "crowded":
+            raise FleetShellError(
+                f"The relay has no room for another command ({ended.detail}); nothing was run on {name}. Raise `ulimit -n`."
             )
-            raise Unreachable(f"{name} {what}; the command did not start. Try again.", step="lost", seen=_seen(ended))
-        if why == "lost":
-            self._road.connections.lost(self._connection)
+        if why in _NOT_STARTED:
+            detail = f" ({one_line(ended.detail, 200)})" if ended.detail else ""
             raise Unreachable(
-                f"The connection to {name} was lost while the command ran; it may still run there (process group "
-                f"{remote.group_of(ended.marker)}), have done its work, or part of it. Look before you run it again.",
+                f"{name} {_NOT_STARTED[why]}{detail}; the command did not start. Try again.",
+                step="lost",
+                seen=_seen(ended),
+            )
+        if why == "lost":
+            group = f" (process group {remote.group_of(ended.marker)})" if ended.marker else ""
+            raise Unreachable(
+                f"The connection to {name} was lost while the command ran; it may still run there{group}, have done its work, or "
+                f"part of it. Look before you run it again.",
                 step="lost", seen=_seen(ended),
             )  # fmt: skip
         if remote.folder_failed(self._wire, ended.stdout.head):
@@ -262,7 +317,8 @@ class Errand:
             )
         done = Completed(ended.exit_code, ended.stdout, ended.stderr, self.duration_ms)
         if why == "signal":
-            return replace(done, signal="unknown")
+            # Network gear closes its sessions without saying how a command ended.
+            return done if self._identity.raw else replace(done, signal=ended.detail or "unknown")
         if not why:
             return done
         note = f" (process ids {left})" if left else ""
@@ -289,6 +345,16 @@ class Errand:
             # The command has run, so its result is still given; that its outcome is missing is the louder news.
             self.error, self.completed = error, None
         self._on_done(self)
+
+
+_NOT_STARTED = {
+    "refused": "opens no more sessions (MaxSessions)",
+    "no_master": "closed the connection",
+    "frozen": "can't be used because ssh hung",
+    "failed": "opened no session",
+    "version": "opened no session",
+}
+"""What to say of ends at which nothing has run."""
 
 
 class _Record:

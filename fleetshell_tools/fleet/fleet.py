@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fleetshell_tools.core import storage
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
-from fleetshell_tools.core.errors import BadArgument, Cancelled, FleetShellError
+from fleetshell_tools.core.errors import BadArgument, Cancelled, ConfigError, FleetShellError
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.text import decode, one_line
@@ -28,7 +30,7 @@ from fleetshell_tools.core.types import (
 )
 from fleetshell_tools.fleet import remote
 from fleetshell_tools.fleet.collect import last_line
-from fleetshell_tools.fleet.connections import Connections
+from fleetshell_tools.fleet.connections import Connections, end_master
 from fleetshell_tools.fleet.errand import Errand, Road
 from fleetshell_tools.fleet.guard import Guard
 from fleetshell_tools.fleet.hostkeys import HostKey, HostKeys
@@ -37,6 +39,11 @@ from fleetshell_tools.fleet.mux import Loop, MuxTransport
 from fleetshell_tools.fleet.shells import ShellRoad, Shells
 from fleetshell_tools.fleet.started import Left, Started
 from fleetshell_tools.fleet.transport import Limits
+
+LOCK = ".lock"
+"""Held in its folder by a fleet for as long as it lives."""
+
+log = logging.getLogger("fleetshell")
 
 RECOVERY_SECONDS = 30.0
 """How long ending what was left on one host may take, connecting included."""
@@ -61,11 +68,18 @@ class SshFleet:
             folder, self.transport, self.host_keys, max_starting=config.ssh.max_starting,
             sessions_per_server=config.ssh.sessions_per_server, max_connections=config.ssh.max_connections,
         )  # fmt: skip
+        self._held = storage.try_lock(folder / LOCK)
         self._started = Started(folder / "started.jsonl")
         self._left = self._started.left()
         self._guard = make_guard(config)
         road = ShellRoad(
-            audit, self.connections, self.transport, self._started, self._judge, self.identity, lambda: self._config
+            audit,
+            self.connections,
+            self.transport,
+            self._started,
+            self._judge,
+            self._shell_identity,
+            lambda: self._config,
         )
         self.shells = Shells(road)
 
@@ -81,9 +95,52 @@ class SshFleet:
         self.connections.close()
         self.transport.close()
         self._started.close()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def sweep(self) -> int:
+        """End the connections that a killed relay and killed commands of the CLI have left; returns how many.
+
+        What these had running is taken over by `end_what_was_left`. Only for the one relay of a home.
+        """
+        count = self.connections.sweep()
+        for folder in (path for path in self._folder.glob("cli-*") if path.is_dir()):
+            held = storage.try_lock(folder / LOCK)
+            if held is None:
+                continue  # its command is still running
+            try:
+                for socket in (path for path in folder.glob("m*") if path.is_socket()):
+                    end_master(folder, socket.name)
+                    count += 1
+                self._left += self._started.adopt(folder / "started.jsonl")
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
+        for folder in self._folder.glob("hostkey-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return count
 
     def identity(self, server: Server) -> Identity:
-        return self._identities.of(server)
+        """Who we are on the SSH connection to a server.
+
+        Raises:
+            ConfigError: There is no such connection: the server is local, or its key or its jump server can't be used.
+        """
+        identity = self._identities.of(server)
+        if identity.local:
+            raise ConfigError(
+                f"{server.id} is the relay's own machine (`connection: local`): commands run there directly, and not over SSH."
+            )
+        return identity
+
+    def _shell_identity(self, server: Server) -> Identity:
+        identity = self.identity(server)
+        if identity.raw:
+            raise BadArgument(
+                f"{server.id} is `raw` (it has no POSIX shell), so it has no shell sessions. Use execute_command."
+            )
+        return identity
 
     def fingerprints(self, server: Server) -> list[str]:
         return [key.fingerprint for key in self.host_keys.pinned(server.id)]
@@ -161,17 +218,24 @@ class SshFleet:
             )
         except FleetShellError as error:
             return f"Not ended, tried again at the next start: {what}: {error.message}"
+        if not left.start or not left.boot:
+            self._started.remove(left.nonce)
+            return f"May still run: {what}: this host does not say what identifies a process, so it was left alone. Look there."
         script = remote.recover_script(left.group, left.start, left.boot)
         ended = self.transport.run(
             connection.name,
             script,
-            nonce="fs-recover",
+            nonce="",
             stdin=b"",
             limits=Limits(8192, 1 << 20),
             deadline=deadline,
             cancelled=cancelled,
         )
-        said = decode(ended.stdout.head).split()
+        said = [
+            word
+            for word in decode(ended.stdout.head + ended.stdout.tail).split()
+            if word in ("gone", "other", "stopped", "left")
+        ]
         if ended.why or not said:
             return f"Not ended, tried again at the next start: {what}: the host did not answer."
         self._started.remove(left.nonce)
@@ -245,16 +309,19 @@ class _Drive:
         while self._waiting and len(self._running) < self._max_parallel:
             errand = self._waiting.popleft()
             self._running.add(errand)
-            errand.start()
+            errand.start(self._done)
             if errand.warm or self._single:
                 errand.connect()
-                errand.run_in(self._loop, self._done)
-            else:
+                errand.run_in(self._loop)
+                continue
+            try:
                 self._connections.in_background(lambda errand=errand: self._connect(errand))  # type: ignore[misc]
+            except FleetShellError as error:  # the relay is stopping
+                errand.skip(error)
 
     def _connect(self, errand: Errand) -> None:
         errand.connect()
-        self._loop.call(lambda: errand.run_in(self._loop, self._done))
+        self._loop.call(lambda: errand.run_in(self._loop))
 
     def _done(self, errand: Errand) -> None:
         self._running.discard(errand)
@@ -294,6 +361,8 @@ def private_folder(home: Home) -> Path:
 def _result(errand: Errand) -> HostResult:
     if errand.error is None:
         return HostResult(errand.server.id, errand.completed, duration_ms=errand.duration_ms)
-    if not isinstance(errand.error, FleetShellError):
-        raise errand.error
-    return HostResult(errand.server.id, error=errand.error.message, duration_ms=errand.duration_ms)
+    error = errand.error
+    if not isinstance(error, FleetShellError):
+        log.error("A command on %s failed.", errand.server.id, exc_info=error)
+        return HostResult(errand.server.id, error="internal error, see the relay's log", duration_ms=errand.duration_ms)
+    return HostResult(errand.server.id, error=error.message, duration_ms=errand.duration_ms)

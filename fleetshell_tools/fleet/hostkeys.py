@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fleetshell_tools.core import storage
 from fleetshell_tools.core.home import Home
+from fleetshell_tools.core.types import Cancellation
 from fleetshell_tools.fleet import diagnose
 from fleetshell_tools.fleet.identity import Identity
 from fleetshell_tools.fleet.keys import require
@@ -69,13 +70,23 @@ class HostKeys:
             lines = [*others, *(f"{server_id} {key.kind} {key.blob}" for key in keys)]
             storage.write_atomic(self._path, "".join(f"{line}\n" for line in lines))
 
-    def pin_first(self, identity: Identity, on_line: Listener = _ignore) -> None:
-        """Pin the keys that a server shows now; only for an id that has none.
+    def pin_first(
+        self,
+        identity: Identity,
+        on_line: Listener = _ignore,
+        *,
+        seconds: float | None = None,
+        cancelled: Cancellation | None = None,
+    ) -> None:
+        """Pin the keys that a server shows now; only for an id that has none (contract, section 4).
+
+        Args:
+            seconds, cancelled: As for `fetch`.
 
         Raises:
             Unreachable: No connection; the sentence says why.
         """
-        keys = self.fetch(identity, on_line)
+        keys = self.fetch(identity, on_line, seconds=seconds, cancelled=cancelled)
         self._on_first(identity.server_id, keys)
         self.pin(identity.server_id, keys)
 
@@ -84,13 +95,21 @@ class HostKeys:
         if self.pinned(server_id):
             self.pin(server_id, [])
 
-    def fetch(self, identity: Identity, on_line: Listener = _ignore) -> list[HostKey]:
+    def fetch(
+        self,
+        identity: Identity,
+        on_line: Listener = _ignore,
+        *,
+        seconds: float | None = None,
+        cancelled: Cancellation | None = None,
+    ) -> list[HostKey]:
         """Ask the server for its key, without logging in and without trusting it.
 
         ssh itself asks (through the jump server where there is one) and writes what it was shown to a throw-away file.
 
         Args:
             on_line: Hears ssh's messages, those of `-v` included, as they come.
+            seconds, cancelled: When to give up, where that is sooner than the server's `connect_timeout`.
 
         Raises:
             Unreachable: No connection; the sentence says why.
@@ -100,7 +119,7 @@ class HostKeys:
             text = identity.config.replace("\n  StrictHostKeyChecking yes\n", "\n  StrictHostKeyChecking accept-new\n")
             pins = next(line for line in text.splitlines() if line.startswith("  UserKnownHostsFile "))
             text = text.replace(pins, f"  UserKnownHostsFile {os.path.relpath(shown, self._folder)}")
-            _, said = self._greet(identity, Path(folder), text, on_line)
+            _, said = self._greet(identity, Path(folder), text, on_line, seconds, cancelled or Cancellation())
             keys = _parse(shown.read_text() if shown.exists() else "", identity.server_id)
         if not keys:
             raise diagnose.explain(identity, said)
@@ -119,18 +138,26 @@ class HostKeys:
             Unreachable: No connection, or another key; the sentence says why.
         """
         with tempfile.TemporaryDirectory(prefix="hostkey-", dir=self._folder) as folder:
-            code, said = self._greet(identity, Path(folder), identity.config, on_line)
+            code, said = self._greet(identity, Path(folder), identity.config, on_line, None, Cancellation())
         refused = re.search(r"Permission denied \(([^)]*)\)", said)
         if refused is None and code != 0:
             raise diagnose.explain(identity, said)
         return refused[1] if refused else "none"
 
-    def _greet(self, identity: Identity, folder: Path, settings: str, on_line: Listener) -> tuple[int, str]:
+    def _greet(
+        self,
+        identity: Identity,
+        folder: Path,
+        settings: str,
+        on_line: Listener,
+        seconds: float | None,
+        cancelled: Cancellation,
+    ) -> tuple[int, str]:
         """Connect without a login; returns ssh's exit code and what it complained of."""
         config = folder / "config"
         config.write_text(settings)
         command = [require("ssh"), "-v", "-F", str(config), "-aTxn", "-o", "PreferredAuthentications=none", "-o", "ControlPath=none",
-                   "-o", "HashKnownHosts=no", "--", identity.server_id, "true"]  # fmt: skip
+                   "-o", "HashKnownHosts=no", "--", identity.target, "true"]  # fmt: skip
         said: list[str] = []
         late = threading.Event()
         with subprocess.Popen(command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -140,8 +167,10 @@ class HostKeys:
                 late.set()
                 process.kill()
 
-            alarm = threading.Timer(identity.connect_timeout + 5, give_up)
+            longest = identity.connect_timeout + 5.0
+            alarm = threading.Timer(longest if seconds is None else max(min(longest, seconds), 0.05), give_up)
             alarm.start()
+            forget = cancelled.on_set(give_up)
             try:
                 assert process.stderr
                 for line in process.stderr:
@@ -152,6 +181,7 @@ class HostKeys:
                 process.kill()
                 raise
             finally:
+                forget()
                 alarm.cancel()
                 alarm.join()
         if late.is_set():

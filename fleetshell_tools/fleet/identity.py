@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,19 @@ from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import ConfigError
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.servers import Inventory, Server
+from fleetshell_tools.fleet.keys import require
+from fleetshell_tools.fleet.mux.local import LOCAL
+from fleetshell_tools.fleet.transport import environment
+
+USER_CONFIG = Path("~/.ssh/config")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One distinct way to log in somewhere; `name` is its control socket's name inside `run/`."""
+    """One distinct way to log in somewhere; `name` is its control socket's name inside `run/`.
+
+    `target` is the host as ssh is told it. `raw` hosts have no POSIX shell.
+    """
 
     server_id: str
     hostname: str
@@ -28,6 +38,13 @@ class Identity:
     config: str
     connect_timeout: int
     jump: Identity | None
+    target: str = ""
+    raw: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether it is this machine, without ssh."""
+        return self.name == LOCAL
 
     @property
     def address(self) -> str:
@@ -37,12 +54,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class _Known:
-    """An identity, and what it was made from: the same server object, jump and key file give the same one again."""
+    """An identity, and what it was made from: the same server object, jump and files give the same one again."""
 
     server: Server
     jump: Identity | None
-    key: Path
-    stamp: tuple[int, ...]
+    files: tuple[Path, ...]
+    stamps: tuple[tuple[int, ...], ...]
     identity: Identity
 
 
@@ -69,17 +86,28 @@ class Identities:
         hop = self._inventory.jump(server)
         jump = self.of(hop) if hop else None
         known = self._known.get(server.id)
-        if known and known.server is server and known.jump is jump and known.stamp == _stamp(known.key):
+        if known and known.server is server and known.jump is jump and known.stamps == _stamps(known.files):
             return known.identity
-        identity, key = self._make(server, jump)
-        self._known[server.id] = _Known(server, jump, key, _stamp(key), identity)
+        identity, files = self._local(server) if server.connection == "local" else self._make(server, jump)
+        self._known[server.id] = _Known(server, jump, files, _stamps(files), identity)
         return identity
 
-    def _make(self, server: Server, jump: Identity | None) -> tuple[Identity, Path]:
-        key = self._home.file(server.identity_file or self._config.relay.private_key)
-        settings = self._settings(server, key, jump)
+    def _local(self, server: Server) -> tuple[Identity, tuple[Path, ...]]:
+        if not self._config.security.allow_local:
+            raise ConfigError(
+                f"{server.id} is the relay's own machine (`connection: local`), which needs `security.allow_local: true` in config.yaml."
+            )
+        return Identity(server.id, server.hostname, 0, LOCAL, "", 0, None), ()
+
+    def _make(self, server: Server, jump: Identity | None) -> tuple[Identity, tuple[Path, ...]]:
+        files: tuple[Path, ...] = (self._home.file(server.identity_file or self._config.relay.private_key),)
+        settings = self._settings(server, files[0], jump)
+        said = ""
+        if server.use_ssh_config:
+            said, more = self._of_user(server, settings)
+            files += more
         digest = hashlib.sha256()
-        for part in (settings, _key_digest(key, server), jump.name if jump else ""):
+        for part in (settings, _key_digest(files[0], server), jump.name if jump else "", said):
             digest.update(part.encode() + b"\0")
         name = f"m{digest.hexdigest()[:20]}"
         identity = Identity(
@@ -90,21 +118,54 @@ class Identities:
             config=settings,
             connect_timeout=server.connect_timeout or self._config.ssh.connect_timeout,
             jump=jump,
+            target=server.use_ssh_config or server.id,
+            raw=server.raw,
         )
-        return identity, key
+        return identity, files
+
+    def _of_user(self, server: Server, settings: str) -> tuple[str, tuple[Path, ...]]:
+        """What the user's ssh configuration makes of an alias, the content of the keys that it names included; and these files."""
+        config = USER_CONFIG.expanduser()
+        if not config.is_file():
+            raise ConfigError(
+                f"{server.id} uses the alias {server.use_ssh_config} of {config}, but there is no such file."
+            )
+        asked = subprocess.run(
+            [require("ssh"), "-F", "/dev/stdin", "-G", "--", server.use_ssh_config or ""], cwd=self._folder, input=settings,
+            capture_output=True, text=True, errors="replace", env=environment(),
+        )  # fmt: skip
+        if asked.returncode != 0:
+            raise ConfigError(f"ssh can't read {config} for {server.id}: {asked.stderr.strip()}")
+        keys = tuple(
+            self._folder / os.path.expanduser(path)
+            for path in re.findall(r"^identityfile (.+)$", asked.stdout, re.MULTILINE)
+        )
+        digests = "".join(hashlib.sha256(key.read_bytes()).hexdigest() for key in keys if key.is_file())
+        return asked.stdout + digests, (config, *keys)
 
     def _settings(self, server: Server, key: Path, jump: Identity | None) -> str:
         """ssh's configuration for a server; ours come first because ssh keeps the first value of an option."""
         ssh = self._config.ssh
-        user = self._inventory.user(server)
-        lines = {
-            "HostName": server.hostname.strip("[]"),
-            "Port": str(self._inventory.port(server)),
+        alias = server.use_ssh_config
+        # What an alias sets of these holds, but for what the server's own file says.
+        user = server.ssh_user if alias else self._inventory.user(server)
+        port = server.ssh_port if alias else self._inventory.port(server)
+        host = {
+            **({} if alias else {"HostName": server.hostname.strip("[]")}),
+            **({"Port": str(port)} if port else {}),
             **({"User": user} if user else {}),
             "HostKeyAlias": server.id,
             "UserKnownHostsFile": self._path(self._home.known_hosts),
             "GlobalKnownHostsFile": "/dev/null",
             "StrictHostKeyChecking": "yes",
+        }
+        if jump:
+            # The jump goes through the jump server's own master: `-J` would drop our key, pins and BatchMode.
+            # The socket's name is ours (letters and digits), so that nothing here needs quoting for the shell.
+            host["ProxyCommand"] = (
+                f"ssh -F /dev/null -S {jump.name} -o ControlMaster=no -o ProxyCommand=false -W [%h]:%p jump"
+            )
+        everywhere = {
             "CheckHostIP": "no",
             "UpdateHostKeys": "no",
             "VerifyHostKeyDNS": "no",
@@ -116,6 +177,7 @@ class Identities:
             "ForwardX11": "no",
             "ClearAllForwardings": "yes",
             "PermitLocalCommand": "no",
+            "RemoteCommand": "none",
             "RequestTTY": "no",
             "ControlPersist": str(ssh.idle_seconds),
             "ServerAliveInterval": str(ssh.alive_interval),
@@ -124,14 +186,10 @@ class Identities:
             "ConnectionAttempts": "1",
             "LogLevel": "ERROR",
         }
-        if jump:
-            # The jump goes through the jump server's own master: `-J` would drop our key, pins and BatchMode.
-            # The socket's name is ours (letters and digits), so that nothing here needs quoting for the shell.
-            lines["ProxyCommand"] = (
-                f"ssh -F /dev/null -S {jump.name} -o ControlMaster=no -o ProxyCommand=false -W [%h]:%p jump"
-            )
-        text = "Host *\n" + "".join(f"  {name} {value}\n" for name, value in lines.items())
-        return text + "".join(f"  {name} {value}\n" for name, value in server.ssh_options.items())
+        # A jump host of the user's own configuration reads this file too: host keys and login name are not meant for it.
+        text = _block(alias or "*", host) + _block("*", everywhere)
+        text += "".join(f"  {name} {value}\n" for name, value in server.ssh_options.items())
+        return text + (f"Host *\n  Include {self._path(USER_CONFIG.expanduser())}\n" if alias else "")
 
     def _path(self, path: Path) -> str:
         """A path as ssh's configuration takes it: relative to ssh's working folder; `%` and `${` would be expanded."""
@@ -143,6 +201,14 @@ class Identities:
                 f"ssh can't take the path {path!s}: it holds a quote, `${{` or a control character. Use another path."
             )
         return '"' + text.replace("\\", "\\\\").replace("%", "%%") + '"'
+
+
+def _block(pattern: str, settings: dict[str, str]) -> str:
+    return f"Host {pattern}\n" + "".join(f"  {name} {value}\n" for name, value in settings.items())
+
+
+def _stamps(files: tuple[Path, ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(_stamp(path) for path in files)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

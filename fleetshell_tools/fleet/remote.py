@@ -82,8 +82,10 @@ def wrap(
     Environment values travel as one base64 line first on stdin: in the command they would show in the host's `ps`.
 
     Raises:
-        BadArgument: A NUL, or an impossible variable name.
+        BadArgument: A NUL, an impossible variable name, what no encoding can express.
     """
+    for text in (command, folder or "", *environment.values()):
+        check_text(text)
     if "\0" in command or "\0" in (folder or ""):
         raise BadArgument("The command holds a NUL character, which no shell can take.")
     nonce = f"fs-{secrets.token_hex(12)}"
@@ -100,6 +102,37 @@ def wrap(
     if not probe.posix:
         text = shell_free(text)
     return Wire(nonce, text, data)
+
+
+def wrap_raw(command: str, stdin: bytes | None, *, environment: Mapping[str, str], folder: str | None) -> Wire:
+    """The wire form for a host without a POSIX shell (`raw: true`): the command as it is, and no marker.
+
+    Raises:
+        BadArgument: What needs a shell.
+    """
+    check_text(command)
+    for given, name in ((environment, "environment"), (folder is not None, "working_directory")):
+        if given:
+            raise BadArgument(
+                f"This server is `raw` (it has no POSIX shell), so `{name}` can't be used there; leave it out."
+            )
+    if "\0" in command:
+        raise BadArgument("The command holds a NUL character, which can't be sent.")
+    return Wire("", command, stdin or b"")
+
+
+def check_text(text: str) -> None:
+    """Refuse half a character, which JSON can carry but no command line.
+
+    Raises:
+        BadArgument: There is one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadArgument(
+            f"Character {error.start + 1} of {text[:40]!r} is half of a surrogate pair, which can't be sent."
+        ) from None
 
 
 def folder_failed(wire: Wire, stdout: bytes) -> bool:
@@ -146,21 +179,16 @@ def probe_script(nonce: str) -> str:
     return f"echo {nonce} $SHELL; cat /proc/sys/kernel/ostype /proc/sys/kernel/random/boot_id /proc/uptime"
 
 
-def parse_probe(marker: str, stdout: str) -> Probe | None:
-    """What the probe's answer says, or None where the host did not run our line as a shell command.
-
-    Args:
-        marker: What followed the nonce.
-        stdout: What came after that line.
-    """
-    if not marker.startswith("/"):
+def parse_probe(nonce: str, stdout: str) -> Probe | None:
+    """The probe's answer, or None where the host did not run our line as a shell command."""
+    match = re.search(rf"{nonce} /(?:\S*/)?([^\s/]+)\r?\n(.*)", stdout, re.DOTALL)
+    if match is None:
         return None
-    shell = marker.split()[0].rpartition("/")[2]
-    lines = stdout.split("\n")
+    lines = match[2].split("\n")
     try:
-        return Probe(shell, lines[0], lines[1], float(lines[2].split()[0]), clock())
+        return Probe(match[1], lines[0], lines[1], float(lines[2].split()[0]), clock())
     except (IndexError, ValueError):
-        return Probe(shell)  # no Linux: there is no telling one boot from another
+        return Probe(match[1])  # no Linux: there is no telling one boot from another
 
 
 def group_of(marker: str) -> int:
@@ -169,7 +197,7 @@ def group_of(marker: str) -> int:
 
 
 _STOP = """
-g=%d
+%s
 members() {
   m=
   if [ -r /proc/self/stat ]; then
@@ -191,6 +219,34 @@ members && echo "left$m" || echo stopped
 """
 
 
+_FIND = """
+g=
+for i in 1 2 3; do
+  for d in /proc/[0-9]*; do
+    IFS= read -r c 2>/dev/null < $d/cmdline
+    case $c in *%(nonce)s*)
+      IFS= read -r s 2>/dev/null < $d/stat || continue
+      s=${s##*) }
+      set -- $s
+      g=$4
+    esac
+    c=
+  done
+  [ -n "$g" ] && break
+  sleep 0.1 2>/dev/null || sleep 1
+done
+[ -n "$g" ] && [ "$g" -gt 1 ] || { echo unseen; exit; }
+"""
+
+
+def stop_unseen_script(nonce: str) -> str:
+    """As `stop_script`, for a command whose marker never came (the login shell's start-up files may hang).
+
+    Its shell shows the nonce on its command line, where ours has it encoded. Prints `unseen` where there is none.
+    """
+    return shell_free(_STOP % (_FIND % {"nonce": nonce}, "send TERM"))
+
+
 def stop_script(group: int, *, hang_up: bool = False) -> str:
     """A script that ends a command's process group and session (TERM, two seconds, KILL), then looks in /proc.
 
@@ -200,7 +256,7 @@ def stop_script(group: int, *, hang_up: bool = False) -> str:
         group: The process group's id, which is also the session's.
         hang_up: Begin with HUP: an interactive shell pays no heed to TERM.
     """
-    return shell_free(_STOP % (group, "send HUP; send TERM" if hang_up else "send TERM"))
+    return shell_free(_STOP % (f"g={group}", "send HUP; send TERM" if hang_up else "send TERM"))
 
 
 _RECOVER = """
@@ -224,7 +280,7 @@ def recover_script(group: int, start: str, boot: str) -> str:
         "earliest": ticks - _TOLERANCE,
         "latest": ticks + _TOLERANCE,
     }
-    return shell_free(check + _STOP % (group, "send HUP; send TERM"))
+    return shell_free(check + _STOP % (f"g={group}", "send HUP; send TERM"))
 
 
 def parse_stop(stdout: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ class Slots:
     """
 
     def __init__(self, limit: int) -> None:
+        self._most = limit
         self._limit = limit
         self._used = 0
         self._open = 0
@@ -75,6 +76,12 @@ class Slots:
         """
         with self._lock:
             self._limit = min(self._limit, max(self._proven, self._used - 1))
+
+    def renew(self) -> None:
+        """A new connection was made: what was learned of the old one need not hold any more."""
+        with self._lock:
+            self._limit, self._proven = self._most, 1
+        self._admit()
 
     def _admit(self) -> None:
         while True:

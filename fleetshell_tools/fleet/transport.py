@@ -38,8 +38,10 @@ class Ended:
 
     `why` is "" (it ended by itself), "timeout", "cancelled", "flood", "refused" (the host opened no session),
     "no_master" (the master is gone and nothing ran), "lost" (the connection broke), "signal" (a signal ended it), "failed"
-    (no session was opened) or "version" (the master speaks another protocol). `marker` is what followed our nonce,
-    beginning with the remote process group; "" where the command never started.
+    (no session was opened), "unsent" (the deadline passed before it was sent), "crowded" (this machine has no
+    descriptors or processes left), "frozen" (the master does not answer; nothing ran) or "version" (the master speaks
+    another protocol; nothing ran). `marker` is what followed our nonce, beginning with the remote process group; "" where
+    the command never started. `detail` is the master's own sentence on a failure.
     """
 
     why: str
@@ -47,6 +49,7 @@ class Ended:
     stdout: Captured
     stderr: Captured
     marker: str
+    detail: str = ""
 
 
 class Transport(Protocol):
@@ -101,19 +104,47 @@ class SshTransport:
         deadline: float,
         cancelled: Cancellation,
         on_output: Callable[[bytes], None] | None = None,
+        on_marker: Callable[[str], None] = lambda words: None,
     ) -> Ended:
+        """See `Transport.run`.
+
+        Args:
+            on_marker: Told of our marker's words.
+        """
         # ProxyCommand=false: where the master refuses or is gone, ssh must not quietly make a connection of its own.
         argv = [require("ssh"), "-F", "/dev/null", "-S", name, "-o", "ControlMaster=no", "-o", "ProxyCommand=false",
                 "-o", "LogLevel=ERROR", "-aTx", "--", "host", command]  # fmt: skip
+        return self._run(argv, name, nonce, stdin, limits, deadline, cancelled, on_output, on_marker)
+
+    def run_alone(self, name: str, target: str, command: str, *, deadline: float) -> Ended:
+        """Run a short script over a login of its own, for when the master has no room for it (MaxSessions) or is gone.
+
+        Args:
+            name: Whose configuration file to use: `NAME.conf`.
+            target: The host as that configuration knows it.
+        """
+        argv = [require("ssh"), "-F", f"{name}.conf", "-S", "none", "-aTx", "--", target, command]
+        return self._run(argv, "", "", b"", Limits(8192, 1 << 20), deadline, Cancellation(), None, lambda words: None)
+
+    def _run(
+        self, argv: list[str], name: str, nonce: str, stdin: bytes, limits: Limits, deadline: float, cancelled: Cancellation,
+        on_output: Callable[[bytes], None] | None, on_marker: Callable[[str], None],
+    ) -> Ended:  # fmt: skip
         process = subprocess.Popen(
             argv, cwd=self._folder, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True, env=environment(),
         )  # fmt: skip
         out, err = HeadTail(limits.keep), HeadTail(limits.keep)
-        marked = Marked(nonce, out)
+
+        def take(into: HeadTail, data: bytes) -> None:
+            into.feed(data)
+            if on_output:
+                on_output(data)
+
+        marked = Marked(nonce, lambda data: take(out, data), on_marker)
         pump = _Pump(process, stdin, limits, deadline, cancelled)
         try:
-            why = pump.run(marked.feed, err.feed, on_output)
+            why = pump.run(marked.feed, lambda data: take(err, data))
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -125,7 +156,7 @@ class SshTransport:
                         stream.close()
         marked.finish()
         code: int | None = process.returncode
-        if not why and code == LOST:
+        if not why and code == LOST and name:
             why = self._why_255(name, marked.found, err.captured())
         if why:
             code = None
@@ -153,12 +184,7 @@ class _Pump:
         self._deadline = deadline
         self._cancelled = cancelled
 
-    def run(
-        self,
-        on_out: Callable[[bytes], None],
-        on_err: Callable[[bytes], None],
-        on_output: Callable[[bytes], None] | None,
-    ) -> str:
+    def run(self, on_out: Callable[[bytes], None], on_err: Callable[[bytes], None]) -> str:
         """Returns why it was ended, or "" where the process ended by itself."""
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
@@ -176,14 +202,14 @@ class _Pump:
                 if self._process.stdin:
                     os.set_blocking(self._process.stdin.fileno(), False)
                     selector.register(self._process.stdin, selectors.EVENT_WRITE, "stdin")
-                why = self._loop(selector, on_output)
+                why = self._loop(selector)
             return why or self._reap()
         finally:
             forget()
             os.close(wake_read)
             os.close(wake_write)
 
-    def _loop(self, selector: selectors.BaseSelector, on_output: Callable[[bytes], None] | None) -> str:
+    def _loop(self, selector: selectors.BaseSelector) -> str:
         received, open_streams = 0, 2
         while open_streams:
             if self._cancelled.is_set():
@@ -204,8 +230,6 @@ class _Pump:
                     continue
                 key.data(data)
                 received += len(data)
-                if on_output:
-                    on_output(data)
                 if received > self._limits.drain:
                     return "flood"
         return ""

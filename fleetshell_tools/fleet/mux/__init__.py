@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fleetshell_tools.core.types import Cancellation
+from fleetshell_tools.fleet.mux.local import LOCAL
 from fleetshell_tools.fleet.mux.loop import Loop
-from fleetshell_tools.fleet.mux.session import Job, alive
+from fleetshell_tools.fleet.mux.session import Job, alive, terminate
 from fleetshell_tools.fleet.mux.terminal import Terminal
 from fleetshell_tools.fleet.transport import Ended, Limits, SshTransport
 
-__all__ = ["Job", "Loop", "MuxTransport", "Terminal"]
+__all__ = ["LOCAL", "Job", "Loop", "MuxTransport", "Terminal"]
 
 
 class MuxTransport:
@@ -24,7 +25,7 @@ class MuxTransport:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._fallback = SshTransport(folder)
+        self.fallback = SshTransport(folder)
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -37,12 +38,20 @@ class MuxTransport:
 
     def alive(self, name: str) -> bool:
         """Whether a master answers on the socket."""
-        return alive(self._folder, name) != 0
+        return self.pid(name) != 0 or self.fallback.alive(name)
+
+    def pid(self, name: str) -> int:
+        """The process of the master behind a socket, 0 where none answers."""
+        return alive(self._folder, name)
+
+    def terminate(self, name: str) -> bool:
+        """Ask the master to end; False where it does not answer."""
+        return terminate(self._folder, name)
 
     @contextlib.contextmanager
     def loop(self) -> Iterator[Loop]:
         """A loop for many commands at once."""
-        loop = Loop(self._folder, self._null)
+        loop = Loop(self._folder, self._null, self.fallback)
         try:
             yield loop
         finally:
@@ -70,15 +79,4 @@ class MuxTransport:
         with self.loop() as loop:
             loop.submit(job, ended.append)
             loop.run(lambda: not ended, cancelled)
-        if ended[0].why != "version":
-            return ended[0]
-        return self._fallback.run(
-            name,
-            command,
-            nonce=nonce,
-            stdin=stdin,
-            limits=limits,
-            deadline=deadline,
-            cancelled=cancelled,
-            on_output=on_output,
-        )
+        return ended[0]

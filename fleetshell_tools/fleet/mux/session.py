@@ -9,10 +9,11 @@ import os
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fleetshell_tools.fleet.collect import HeadTail, Marked, Tee
+from fleetshell_tools.fleet.collect import HeadTail, Marked
 from fleetshell_tools.fleet.mux import wire
 from fleetshell_tools.fleet.transport import CHUNK, Ended, Limits
 
@@ -22,12 +23,19 @@ LONGEST_AFTER_EXIT = 5.0
 
 SEND_SECONDS = 5.0
 
+TERMINATE_PAUSE = 0.002
+"""Seconds between looks whether a master that was asked to end has done so."""
+
+HELLO_SECONDS = 8.0
+"""How long a master may take to say a first word, which it does as soon as it accepts: after that it hangs."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """A command to run over the master whose socket is `name`.
+    """A command to run over the master whose socket is `name` (or here: `mux.local.LOCAL`).
 
-    `deadline` is on `time.monotonic`; `on_output` is told of every piece of output, `on_marker` of our marker's words.
+    `deadline` is on `time.monotonic`; `on_output` is told of every piece of output, `on_marker` of our marker's words,
+    `on_open` that the host has opened the session. A `protected` job runs on when its loop is cancelled.
     """
 
     name: str
@@ -38,6 +46,8 @@ class Job:
     deadline: float
     on_output: Callable[[bytes], None] | None = None
     on_marker: Callable[[str], None] = lambda words: None
+    on_open: Callable[[], None] = lambda: None
+    protected: bool = False
 
 
 class Gone(Exception):
@@ -70,74 +80,42 @@ def connect(folder: int, name: str) -> socket.socket:
     return connection
 
 
-class MuxSession:
+class Session:
     """A job under way; the loop that owns it calls `ready` for its descriptors and `tick` as time passes.
 
     Args:
-        folder: An open descriptor of the sockets' folder.
-        null: An open descriptor of /dev/null.
         selector: Where the session registers its descriptors, with itself as data.
 
     Attributes:
-        ended: How it ended, once it has. `why` may be "eof" here: `settle_eof` finds out what that means.
+        ended: How it ended, once it has. `why` may be "eof" here: the loop finds out what that means.
+        opened: Whether the command may have begun.
     """
 
-    def __init__(self, job: Job, folder: int, null: int, selector: selectors.BaseSelector) -> None:
+    def __init__(self, job: Job, selector: selectors.BaseSelector) -> None:
         self.job = job
         self.ended: Ended | None = None
+        self.opened = False
         self._selector = selector
         self._out, self._err = HeadTail(job.limits.keep), HeadTail(job.limits.keep)
-        listener = job.on_output
-        self._marked = Marked(job.nonce, Tee(self._out, listener) if listener else self._out, job.on_marker)
-        self._err_sink = Tee(self._err, listener) if listener else self._err
-        self._reader = wire.Reader()
+        self._marked = Marked(job.nonce, lambda data: self._take(self._out, data), job.on_marker)
         self._stdin = memoryview(job.stdin)
         self._received = 0
         self._status: int | None = None
         self._last_sign = 0.0
         self._exited_at = 0.0
-        self._control = connect(folder, job.name)
         self._pipes: dict[int, Callable[[], None]] = {}
         self._in = -1
-        self._start(null)
 
-    def _start(self, null: int) -> None:
-        """Send everything at once: HELLO, the request, and three descriptors, each behind a byte of its own."""
-        far: list[int] = []
-        try:
-            if self._stdin:
-                stdin, self._in = os.pipe()
-                far.append(stdin)
-            out, out_far = os.pipe()
-            far.append(out_far)
-            err, err_far = os.pipe()
-            far.append(err_far)
-            self._pipes[out] = lambda: self._read(out, self._marked.feed)
-            self._pipes[err] = lambda: self._read(err, self._err_sink.feed)
-            self._control.settimeout(SEND_SECONDS)
-            self._control.sendall(wire.hello() + wire.new_session(1, self.job.command.encode()))
-            for fd in (far[0] if self._stdin else null, out_far, err_far):
-                self._control.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
-            self._control.setblocking(False)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close()
-            raise Gone from None
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            for fd in far:
-                os.close(fd)
-        for fd in self._pipes:
-            os.set_blocking(fd, False)
-            self._selector.register(fd, selectors.EVENT_READ, self)
-        self._selector.register(self._control, selectors.EVENT_READ, self)
-        if self._in >= 0:
-            os.set_blocking(self._in, False)
-            self._selector.register(self._in, selectors.EVENT_WRITE, self)
+    @property
+    def marker(self) -> str:
+        return self._marked.words
 
     def ready(self, fd: int) -> None:
-        """One of the files can be read (or stdin written)."""
+        """One of the files can be read (or written).
+
+        Raises:
+            wire.ProtocolError: The master says what we do not know.
+        """
         if self.ended is not None:
             return
         if fd in self._pipes:
@@ -146,7 +124,8 @@ class MuxSession:
             self._write()
         else:
             self._hear()
-        self._settle()
+        if self.ended is None and self._status is not None and not self._pipes:
+            self._finish("")
 
     def due(self) -> float:
         """When `tick` is to be called at the latest."""
@@ -160,9 +139,55 @@ class MuxSession:
             self._finish("timeout" if self._status is None else "")
 
     def stop(self, why: str) -> None:
-        """Give up on the command; its process group on the host is the caller's to end."""
+        """Give up on the command; its process group is the caller's to end."""
         if self.ended is None:
             self._finish(why)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for fd in [*self._pipes, *([self._in] if self._in >= 0 else [])]:
+            self._drop(fd)
+
+    def _hear(self) -> None:
+        """What is neither a pipe nor stdin is ready."""
+        raise NotImplementedError
+
+    def _make_pipes(self) -> tuple[list[int], list[int]]:
+        """Pipes for stdin (where there is any), stdout and stderr: our ends and the far ends, in that order.
+
+        Raises:
+            OSError: No descriptors are left; nothing stays open.
+        """
+        ours: list[int] = []
+        far: list[int] = []
+        try:
+            if self._stdin:
+                read, write = os.pipe()
+                ours, far = [write], [read]
+            for _ in ("stdout", "stderr"):
+                read, write = os.pipe()
+                ours.append(read)
+                far.append(write)
+        except BaseException:
+            for fd in (*ours, *far):
+                os.close(fd)
+            raise
+        return ours, far
+
+    def _attend(self, ours: list[int]) -> None:
+        """Take over our ends of the pipes."""
+        *stdin, out, err = ours
+        self._pipes[out] = lambda: self._read(out, self._marked.feed)
+        self._pipes[err] = lambda: self._read(err, lambda data: self._take(self._err, data))
+        self._in = stdin[0] if stdin else -1
+        for fd in ours:
+            os.set_blocking(fd, False)
+            self._selector.register(fd, selectors.EVENT_WRITE if fd == self._in else selectors.EVENT_READ, self)
+
+    def _take(self, into: HeadTail, data: bytes) -> None:
+        into.feed(data)
+        if self.job.on_output:
+            self.job.on_output(data)
 
     def _read(self, fd: int, sink: Callable[[bytes], None]) -> None:
         try:
@@ -197,8 +222,101 @@ class MuxSession:
         if fd == self._in:
             self._in = -1
 
+    def _exited(self, status: int) -> None:
+        self._status = status
+        self._exited_at = self._last_sign = time.monotonic()
+
+    def _finish(self, why: str, detail: str = "") -> None:
+        self._marked.finish()
+        code = self._status if not why else None
+        self.ended = Ended(why, code, self._out.captured(), self._err.captured(), self._marked.words, detail)
+        self.close()
+
+
+class MuxSession(Session):
+    """A command on a host, over a master.
+
+    Args:
+        folder: An open descriptor of the sockets' folder.
+        null: An open descriptor of /dev/null.
+
+    Raises:
+        Gone, Busy: There is no master; it has no time now.
+        OSError: No descriptors are left.
+    """
+
+    def __init__(self, job: Job, folder: int, null: int, selector: selectors.BaseSelector) -> None:
+        super().__init__(job, selector)
+        self._reader = wire.Reader()
+        self._silent_until: float | None = time.monotonic() + HELLO_SECONDS
+        self._control = connect(folder, job.name)
+        self._far: list[int] = []
+        try:
+            ours, self._far = self._make_pipes()
+            self._attend(ours)
+            # All at once: HELLO, the request, and three descriptors, each behind a byte of its own.
+            self._outgoing: deque[tuple[bytes, int]] = deque(
+                [(wire.hello() + wire.new_session(1, job.command.encode()), -1)]
+            )
+            self._outgoing += [(b"\0", fd) for fd in (self._far if self._stdin else [null, *self._far])]
+            self._send()
+            self._selector.register(
+                self._control, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0), self
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def due(self) -> float:
+        due = super().due()
+        return due if self._silent_until is None else min(due, self._silent_until)
+
+    def tick(self, now: float) -> None:
+        if self.ended is None and self._silent_until is not None and now >= self._silent_until:
+            self._finish("frozen")
+        super().tick(now)
+
+    def close(self) -> None:
+        super().close()
+        self._close_far()
+        if self._control.fileno() >= 0:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(self._control)
+            self._control.close()
+
+    def _close_far(self) -> None:
+        far, self._far = self._far, []
+        for fd in far:
+            os.close(fd)
+
+    def _send(self) -> None:
+        """Send as much as the socket takes now."""
+        while self._outgoing:
+            data, fd = self._outgoing[0]
+            try:
+                if fd < 0:
+                    sent = self._control.send(data)
+                else:
+                    sent = self._control.sendmsg(
+                        [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+                    )
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                self._outgoing.clear()  # what it said before it hung up is still to be read
+                break
+            if sent < len(data):
+                self._outgoing[0] = (data[sent:], fd)
+            else:
+                self._outgoing.popleft()
+        self._close_far()
+
     def _hear(self) -> None:
         try:
+            if self._outgoing:
+                self._send()
+                if not self._outgoing:
+                    self._selector.modify(self._control, selectors.EVENT_READ, self)
             data = self._control.recv(CHUNK)
         except BlockingIOError:
             return
@@ -210,31 +328,17 @@ class MuxSession:
             else:
                 self._selector.unregister(self._control)
             return
+        self._silent_until = None
         for event in self._reader.feed(data):
-            if isinstance(event, wire.Exited):
-                self._status = event.status
-                self._exited_at = self._last_sign = time.monotonic()
+            if isinstance(event, wire.Opened):
+                self.opened = True
+                self.job.on_open()
+            elif isinstance(event, wire.Exited):
+                self._exited(event.status)
             elif isinstance(event, wire.Failed):
-                self._finish("refused" if "refused" in event.why else "failed")
-
-    def _settle(self) -> None:
-        if self.ended is None and self._status is not None and not self._pipes:
-            self._finish("")
-
-    def _finish(self, why: str) -> None:
-        self._marked.finish()
-        code = self._status if not why else None
-        self.ended = Ended(why, code, self._out.captured(), self._err.captured(), self._marked.words)
-        self.close()
-
-    def close(self) -> None:
-        """Close every descriptor."""
-        for fd in [*self._pipes, *([self._in] if self._in >= 0 else [])]:
-            self._drop(fd)
-        if self._control.fileno() >= 0:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(self._control)
-            self._control.close()
+                self._finish("refused" if "refused" in event.why else "failed", event.why)
+                return
+        self._reader.feed(b"")  # raises what came behind these
 
 
 def alive(folder: int, name: str, seconds: float = 2.0) -> int:
@@ -251,3 +355,24 @@ def alive(folder: int, name: str, seconds: float = 2.0) -> int:
     except (Gone, Busy, OSError, wire.ProtocolError):
         return 0
     return 0
+
+
+def terminate(folder: int, name: str, seconds: float = 2.0) -> bool:
+    """Ask a master to end, and wait until it has; False where it has not in that time."""
+    deadline = time.monotonic() + seconds
+    asked = False
+    while time.monotonic() < deadline:
+        try:
+            with connect(folder, name) as connection:
+                if not asked:
+                    connection.settimeout(seconds)
+                    connection.sendall(wire.hello() + wire.terminate(1))
+                    asked = True
+                    while connection.recv(CHUNK):
+                        pass
+        except Gone:
+            return True
+        except (Busy, OSError):
+            pass
+        time.sleep(TERMINATE_PAUSE)
+    return False

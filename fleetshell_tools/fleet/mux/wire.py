@@ -95,27 +95,38 @@ class Reader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._greeted = False
+        self._broken: ProtocolError | None = None
 
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes in; returns the events that are complete.
 
         Raises:
-            ProtocolError: Another version, or no mux protocol at all.
+            ProtocolError: Another version, or no mux protocol at all. What came before it is returned first, and the
+                next call raises: that a session was opened must not get lost.
         """
         self._buffer += data
         events: list[Event] = []
-        while len(self._buffer) >= 4:
+        while self._broken is None and len(self._buffer) >= 4:
             length = int.from_bytes(self._buffer[:4], "big")
-            if not 4 <= length <= MAX_PACKET:
-                raise ProtocolError(f"a packet of {length} bytes")
-            if len(self._buffer) < 4 + length:
+            if 4 <= length <= MAX_PACKET and len(self._buffer) < 4 + length:
                 break
-            body = bytes(self._buffer[4 : 4 + length])
-            del self._buffer[: 4 + length]
-            event = self._message(body)
+            try:
+                event = self._packet(length)
+            except ProtocolError as error:
+                self._broken = error
+                break
             if event is not None:
                 events.append(event)
+        if self._broken and not events:
+            raise self._broken
         return events
+
+    def _packet(self, length: int) -> Event | None:
+        if not 4 <= length <= MAX_PACKET:
+            raise ProtocolError(f"a packet of {length} bytes")
+        body = bytes(self._buffer[4 : 4 + length])
+        del self._buffer[: 4 + length]
+        return self._message(body)
 
     def _message(self, body: bytes) -> Event | None:
         fields = _Fields(body)
