@@ -16,10 +16,13 @@ PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 
 
-def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE) -> None:
+def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE, *, durable: bool = True) -> None:
     """Replace `path` by `data` so that a crash leaves the old or the new content, never a part.
 
     A temporary file in the same folder is written, fsynced and renamed, and the folder is fsynced.
+
+    Args:
+        durable: False for what need not outlive a crash of the machine: nothing is fsynced.
 
     Raises:
         OSError: The disk is full, the folder is missing or not writable; the old file is untouched.
@@ -32,13 +35,15 @@ def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE) -> Non
             os.fchmod(file.fileno(), mode)
             file.write(raw)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

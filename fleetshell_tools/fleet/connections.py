@@ -181,6 +181,8 @@ class Connections:
     def _make_room(self, connection: Connection) -> None:
         """At the cap, close the connection that was used least recently of those without work."""
         with self._lock:
+            if len(self._connections) <= self._max_connections:
+                return
             live = [
                 other for other in self._connections.values()
                 if other is not connection and not other.identity.local and (other.lock.locked() or (other.since and self._there(other.identity)))
@@ -316,7 +318,7 @@ class Connections:
         self._socket(identity).unlink(missing_ok=True)
         config = self._folder / f"{identity.name}.conf"
         if not config.exists():  # the name is a digest of the content
-            storage.write_atomic(config, identity.config)
+            storage.write_atomic(config, identity.config, durable=False)
         stderr = self._spawn(identity, deadline, cancelled)
         if self._closed and stderr is not None:
             raise FleetShellError("The relay is stopping; nothing new is started.")

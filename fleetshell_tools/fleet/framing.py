@@ -224,7 +224,17 @@ class Framing:
 
 _IGNORED_EOF = b'\nUse "exit" to leave shell.\n'
 _FAREWELL = re.compile(rb"(?:^|(?<=\n))exit\n\Z")
+_LINE_ENDS = re.compile(rb"\r+\n")
 _OVERWRITTEN = re.compile(rb"[^\r\n]*\r(?=[^\r\n])")
+
+
+def _without(data: bytes, traces: list[bytes]) -> bytes:
+    """Text without the lines that hold one of the traces."""
+    lines = data.split(b"\n")
+    kept = [line for line in lines if not any(trace in line for trace in traces)]
+    if kept and lines[-1] is not kept[-1]:
+        kept.append(b"")  # the last line went: what stands before it keeps its end
+    return b"\n".join(kept)
 
 
 def tidy(captured: Captured, nonces: Collection[str], *, farewell: bool = False) -> Captured:
@@ -234,10 +244,13 @@ def tidy(captured: Captured, nonces: Collection[str], *, farewell: bool = False)
         nonces: Lines with one of these are ours.
         farewell: The shell has ended, and said `exit` last, as an interactive bash does.
     """
-    own = re.compile(rb"[^\n]*(?:" + b"|".join(nonce.encode() for nonce in nonces) + rb")[^\n]*\n?") if nonces else None
+    traces = [nonce.encode() for nonce in nonces]
 
     def tidied(data: bytes) -> bytes:
-        data = re.sub(rb"\r+\n", b"\n", own.sub(b"", data) if own else data)
+        # Each command has a nonce of its own, and compiling a pattern for it would cost more than all else here.
+        if any(trace in data for trace in traces):
+            data = _without(data, traces)
+        data = _LINE_ENDS.sub(b"\n", data)
         return _OVERWRITTEN.sub(b"", data.replace(_IGNORED_EOF, b""))
 
     head, tail = (captured.head + captured.tail, b"") if captured.complete else (captured.head, captured.tail)

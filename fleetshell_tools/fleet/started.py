@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from fleetshell_tools.core import storage
@@ -55,7 +55,7 @@ class Started:
         left = Left(nonce, server_id, command, group, start, boot)
         with self._lock:
             self._running[nonce] = left
-            self._append(json.dumps(asdict(left)))
+            self._append(json.dumps(vars(left)))
 
     def remove(self, nonce: str) -> None:
         """Note that it has ended."""
@@ -65,7 +65,7 @@ class Started:
             if self._size > COMPACT_AT:
                 self._rewrite()
             else:
-                self._append(json.dumps({"ended": nonce}))
+                self._append(f'{{"ended":"{nonce}"}}')
 
     def left(self) -> list[Left]:
         """What has not ended; at a start, that is what an earlier relay left."""
@@ -98,8 +98,8 @@ class Started:
 
     def _rewrite(self) -> None:
         """Begin the journal anew with what still runs."""
-        text = "".join(json.dumps(asdict(left)) + "\n" for left in self._running.values())
-        storage.write_atomic(self._path, text)
+        text = "".join(json.dumps(vars(left)) + "\n" for left in self._running.values())
+        storage.write_atomic(self._path, text, durable=False)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -71,6 +71,7 @@ class Sshd:
         max_sessions: Sessions on one connection (sshd's default is 10).
         extra: Lines for sshd_config; they win over the lines of this class.
         shared: It outlives the test that starts it, so the leak check knows its processes (but not what runs in sessions).
+        wrapper: A command that becomes sshd (by `exec`, so that its process id stays), perhaps in a namespace of its own.
 
     Attributes:
         token: The value of FLEETSHELL_TEST_REMOTE in the environment of every remote command.
@@ -86,8 +87,10 @@ class Sshd:
         max_sessions: int = 10,
         extra: Sequence[str] = (),
         shared: bool = False,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.program = find_sshd()
+        self._wrapper = tuple(wrapper)
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         if os.getuid() == 0:
@@ -199,7 +202,7 @@ class Sshd:
         self._config.write_text("\n".join([*self._settings, *listen, ""]))
         before = len(self.log())
         with self._log.open("ab") as log:
-            command = [self.program, "-D", "-e", "-f", str(self._config)]
+            command = [*self._wrapper, self.program, "-D", "-e", "-f", str(self._config)]
             self._listener = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
             )
