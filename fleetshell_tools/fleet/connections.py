@@ -22,6 +22,7 @@ from fleetshell_tools.fleet import diagnose, remote
 from fleetshell_tools.fleet.hostkeys import HostKeys
 from fleetshell_tools.fleet.identity import Identity
 from fleetshell_tools.fleet.keys import require
+from fleetshell_tools.fleet.known_shells import KnownShells
 from fleetshell_tools.fleet.mux import MuxTransport
 from fleetshell_tools.fleet.remote import Probe
 from fleetshell_tools.fleet.slots import Slots
@@ -65,6 +66,7 @@ class Connections:
         max_starting: Logins at once in all.
         sessions_per_server: Commands at once over one connection; more wait.
         max_connections: Connections at once; beyond it the one that was idle longest is closed.
+        known: The login shells that are known from earlier connections.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Connections:
         max_starting: int,
         sessions_per_server: int,
         max_connections: int,
+        known: KnownShells,
     ) -> None:
         self._folder = folder
         self._transport = transport
@@ -83,6 +86,7 @@ class Connections:
         self._sessions = sessions_per_server
         self._max_starting = max_starting
         self._max_connections = max_connections
+        self._known = known
         self._starting = threading.BoundedSemaphore(max_starting)
         self._pool: ThreadPoolExecutor | None = None
         self._per_address: dict[str, threading.BoundedSemaphore] = {}
@@ -115,11 +119,12 @@ class Connections:
             return ConnectionState("connected", since=found.since, shell=shell)
         return ConnectionState("failed" if found.last_error else "idle", last_error=found.last_error, shell=shell)
 
-    def open(self, identity: Identity, deadline: float, cancelled: Cancellation) -> Connection:
-        """A live, probed connection; callers that arrive while one is being made share it.
+    def open(self, identity: Identity, deadline: float, cancelled: Cancellation, *, probed: bool = True) -> Connection:
+        """A live connection; callers that arrive while one is being made share it.
 
         Args:
             deadline: On `time.monotonic`; covers waiting, connecting and the probe.
+            probed: False where a probe that is only assumed will do.
 
         Raises:
             Unreachable: With the step that failed and what to do.
@@ -127,18 +132,21 @@ class Connections:
         """
         connection = self.of(identity)
         connection.used = time.monotonic()
-        if self.is_open(identity):
+        if self._will_do(connection, probed):
             return connection
         attempts = connection.attempts
         with taken(connection.lock, deadline, cancelled):
+            if self._will_do(connection, probed):
+                return connection
             if self.is_open(identity):
+                connection.probe = self._probe(connection, deadline, cancelled)
                 return connection
             if connection.attempts > attempts and connection.failure:
                 # Who waited for a try that failed shares its failure, or a queue would wait for one time-out after another.
                 raise Unreachable(connection.failure.message, step=connection.failure.step)
             try:
                 connection.failure = None
-                self._make(connection, deadline, cancelled)
+                self._make(connection, deadline, cancelled, probed)
             except Unreachable as error:
                 connection.last_error, connection.failure = error.message, error
                 raise
@@ -153,12 +161,26 @@ class Connections:
             connection.since = time.time()
         return connection
 
-    def _make(self, connection: Connection, deadline: float, cancelled: Cancellation) -> None:
+    def _will_do(self, connection: Connection, probed: bool) -> bool:
+        probe = connection.probe
+        return self.is_open(connection.identity) and not (probed and probe is not None and probe.assumed)
+
+    def told(self, connection: Connection, marker: str) -> None:
+        """The first command on a connection has told what was only assumed."""
+        if connection.probe is not None and connection.probe.assumed:
+            connection.probe = remote.introduced(connection.probe, marker)
+            self._known.learn(connection.name, connection.probe.shell)
+
+    def mistaken(self, connection: Connection) -> None:
+        """The login shell is not the one that was assumed."""
+        self._known.forget(connection.name)
+
+    def _make(self, connection: Connection, deadline: float, cancelled: Cancellation, probed: bool) -> None:
         if connection.identity.local:
             connection.probe = Probe("sh", os.uname().sysname, _boot())
             return
         self._make_room(connection)
-        self._start(connection, deadline, cancelled)
+        self._start(connection, deadline, cancelled, probed)
         connection.slots.renew()
 
     def is_open(self, identity: Identity) -> bool:
@@ -272,7 +294,7 @@ class Connections:
             end_master(self._folder, connection.name, connection.pid)
             connection.pid = 0
 
-    def _start(self, connection: Connection, deadline: float, cancelled: Cancellation) -> None:
+    def _start(self, connection: Connection, deadline: float, cancelled: Cancellation, probed: bool) -> None:
         identity = connection.identity
         if identity.jump:
             self._open_jump(identity.jump, deadline, cancelled)
@@ -283,15 +305,16 @@ class Connections:
                 self._retried(lambda: self._pin_first(identity, deadline, cancelled), deadline, cancelled)
             self._retried(lambda: self._login(identity, deadline, cancelled), deadline, cancelled)
         connection.pid = self._transport.pid(identity.name)
-        connection.probe = self._probe(connection, deadline, cancelled)
+        shell = "" if probed or identity.raw else self._known.get(identity.name)
+        connection.probe = Probe(shell, assumed=True) if shell else self._probe(connection, deadline, cancelled)
 
     def _open_jump(self, jump: Identity, deadline: float, cancelled: Cancellation) -> None:
         """Open the connection to a jump server, and make sure that it lives: ssh would only say that it was closed."""
-        connection = self.open(jump, deadline, cancelled)
+        connection = self.open(jump, deadline, cancelled, probed=False)
         made = connection.made
         if not self._transport.alive(jump.name):
             self.lost(connection, made)
-            self.open(jump, deadline, cancelled)
+            self.open(jump, deadline, cancelled, probed=False)
 
     def _retried(self, attempt: Callable[[], None], deadline: float, cancelled: Cancellation) -> None:
         """Try again, with jitter, while a server is only too busy (MaxStartups) to let us try to log in."""
@@ -381,6 +404,7 @@ class Connections:
         )  # fmt: skip
         probe = remote.parse_probe(nonce, decode(ended.stdout.head + ended.stdout.tail))
         if probe is not None and (probe.posix or probe.shell in remote.OTHER_SHELLS):
+            self._known.learn(identity.name, probe.shell)
             return probe
         self._end(connection)
         if ended.why == "cancelled":

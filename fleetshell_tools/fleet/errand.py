@@ -67,6 +67,8 @@ class Errand:
         self._tries = 0
         self._reconnected = False
         self._opened = False
+        self._on_trust = False
+        self._doubtful = False
         self._made = 0
         self._on_done: Callable[[Errand], None] = lambda errand: None
         self._identity: Identity
@@ -115,7 +117,9 @@ class Errand:
         `run_in` must follow.
         """
         try:
-            self._connection = self._road.connections.open(self._identity, self._deadline, self._cancelled)
+            self._connection = self._road.connections.open(
+                self._identity, self._deadline, self._cancelled, probed=self._doubtful
+            )
         except Exception as error:
             self.error = error
 
@@ -170,6 +174,7 @@ class Errand:
                 )
             else:
                 assert probe is not None
+                self._on_trust = probe.assumed
                 self._wire = remote.wrap(
                     probe, act.command, stdin=act.stdin, environment=act.environment, folder=act.working_directory
                 )
@@ -189,6 +194,7 @@ class Errand:
         self._connection.slots.opened()
 
     def _note_start(self, marker: str) -> None:
+        self._road.connections.told(self._connection, marker)
         assert self._connection.probe is not None
         self._road.started.add(
             self._wire.nonce,
@@ -218,7 +224,11 @@ class Errand:
             return
         slots.release(opened=self._opened)
         if why in ("no_master", "frozen") and not self._reconnected:
-            self._reconnect()
+            self._reconnect(lambda: self._road.connections.lost(self._connection, self._made))
+        elif self._on_trust and not ended.marker and why in ("", "signal") and not self._reconnected:
+            # Another shell than the one that was there last time: it has refused all of our text at its first line.
+            self._doubtful = True
+            self._reconnect(lambda: self._road.connections.mistaken(self._connection))
         elif why in ("timeout", "cancelled", "flood") and self._wire.nonce:
             self._stop(ended)
         else:
@@ -233,12 +243,12 @@ class Errand:
             return False
         return True
 
-    def _reconnect(self) -> None:
-        """The master had gone (or hung) before anything ran: make a new one, off the loop, and try once more."""
+    def _reconnect(self, first: Callable[[], None]) -> None:
+        """Nothing ran, because the master had gone (or hung) or the shell is another: once more from the start, off the loop."""
         self._reconnected = True
 
         def again() -> None:
-            self._road.connections.lost(self._connection, self._made)
+            first()
             self.connect()
             self._loop.call(lambda: self.run_in(self._loop))
 

@@ -35,6 +35,7 @@ from fleetshell_tools.fleet.errand import Errand, Road
 from fleetshell_tools.fleet.guard import Guard
 from fleetshell_tools.fleet.hostkeys import HostKey, HostKeys
 from fleetshell_tools.fleet.identity import Identities, Identity
+from fleetshell_tools.fleet.known_shells import KnownShells
 from fleetshell_tools.fleet.mux import Loop, MuxTransport
 from fleetshell_tools.fleet.shells import ShellRoad, Shells
 from fleetshell_tools.fleet.started import Left, Started
@@ -67,6 +68,7 @@ class SshFleet:
         self.connections = Connections(
             folder, self.transport, self.host_keys, max_starting=config.ssh.max_starting,
             sessions_per_server=config.ssh.sessions_per_server, max_connections=config.ssh.max_connections,
+            known=KnownShells(home.run / "shells"),
         )  # fmt: skip
         self._held = storage.try_lock(folder / LOCK)
         self._started = Started(folder / "started.jsonl")

@@ -46,7 +46,8 @@ class Probe:
     """What one short look at a host told.
 
     `boot` is the id of its current boot and `uptime` the seconds since then, when our own clock said `looked_at`; ""
-    and 0 where the host has no such thing.
+    and 0 where the host has no such thing. Where it is only `assumed` nobody has looked yet on this connection: the shell
+    is the one that was there last time, and the first command tells the rest.
     """
 
     shell: str
@@ -54,6 +55,7 @@ class Probe:
     boot: str = ""
     uptime: float = 0.0
     looked_at: float = 0.0
+    assumed: bool = False
 
     @property
     def posix(self) -> bool:
@@ -74,6 +76,32 @@ def announce(nonce: str) -> str:
     return f"echo {nonce} $$"
 
 
+def introduce(nonce: str) -> str:
+    """As `announce`, for the first command on a connection: prints what the probe would, by what a shell has built in.
+
+    fish and csh refuse the whole command here, so that nothing of it runs where the login shell has changed.
+    """
+    reads = "; ".join(f"IFS= read -r {name} <{path}" for name, path in _FACTS.items())
+    names = " ".join(_FACTS)
+    return (
+        "true; test x$?a = x0a || exec false\n"  # `$?a` is one variable to csh, whose `exit` would not end it here
+        f'{{ {reads}; }} 2>/dev/null; echo {nonce} $$ "${{SHELL##*/}} $FS_OS $FS_BOOT ${{FS_UP%% *}}"; unset {names}'
+    )
+
+
+_FACTS = {"FS_OS": "/proc/sys/kernel/ostype", "FS_BOOT": "/proc/sys/kernel/random/boot_id", "FS_UP": "/proc/uptime"}
+
+
+def introduced(assumed: Probe, marker: str) -> Probe:
+    """What the marker of `introduce` told; the words come from the host, and what is odd about them is left out."""
+    words = marker.split()[1:]
+    shell = words[0] if words and words[0] in POSIX_SHELLS else assumed.shell
+    try:
+        return Probe(shell, words[1], words[2], float(words[3]), clock())
+    except (IndexError, ValueError):
+        return Probe(shell)
+
+
 def wrap(
     probe: Probe, command: str, *, stdin: bytes | None, environment: Mapping[str, str], folder: str | None
 ) -> Wire:
@@ -89,7 +117,7 @@ def wrap(
     if "\0" in command or "\0" in (folder or ""):
         raise BadArgument("The command holds a NUL character, which no shell can take.")
     nonce = f"fs-{secrets.token_hex(12)}"
-    lines = [announce(nonce)]
+    lines = [introduce(nonce) if probe.assumed else announce(nonce)]
     data = stdin or b""
     if environment:
         lines.append(
@@ -211,7 +239,13 @@ members() {
   fi
   [ -n "$m" ]
 }
-send() { kill -$1 -$g 2>/dev/null; members && { kill -$1 $m 2>/dev/null || sudo -n kill -$1 $m 2>/dev/null; }; }
+send() {
+  kill -$1 -$g 2>/dev/null
+  members || return
+  r=
+  for p in $m; do kill -$1 $p 2>/dev/null || r="$r $p"; done
+  [ -z "$r" ] || sudo -n kill -$1 $r 2>/dev/null
+}
 gone() { i=0; while members; do i=$((i+1)); [ $i -gt $1 ] && return 1; sleep 0.1 2>/dev/null || sleep 1; done; }
 %s
 gone 20 || { send KILL; gone 10; }
