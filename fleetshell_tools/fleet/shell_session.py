@@ -54,6 +54,7 @@ class ShellSession:
         running: The command that has not ended yet.
         unreported: The status of a command that ended while no call was waiting for it.
         marker: What identifies the shell's process on the host (see `remote.announce`).
+        made: Which of the connection's masters it goes over.
         holds_place: Whether it has a terminal, and a place among the sessions of its connection.
         ready: Whether the shell has answered.
         closing: Set by whoever closes the session, so that a waiting call returns.
@@ -66,6 +67,7 @@ class ShellSession:
         self.owner = owner
         self.server = server
         self.connection = connection
+        self.made = connection.made
         self.nonce = f"fs-{secrets.token_hex(12)}"
         self.lock = threading.Lock()
         self.created_at = time.time()

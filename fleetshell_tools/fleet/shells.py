@@ -6,8 +6,6 @@ Nothing reads a session between calls: what a host prints then waits in ssh's wi
 from __future__ import annotations
 
 import contextlib
-import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +18,6 @@ from fleetshell_tools.core.errors import (
     Blocked,
     Cancelled,
     FleetShellError,
-    NotFound,
-    Refused,
     TimedOut,
     Unreachable,
 )
@@ -40,11 +36,12 @@ from fleetshell_tools.core.types import (
 )
 from fleetshell_tools.fleet import framing, remote
 from fleetshell_tools.fleet.collect import last_line
-from fleetshell_tools.fleet.connections import Connection, Connections, taken
+from fleetshell_tools.fleet.connections import Connections, taken
 from fleetshell_tools.fleet.identity import Identity
 from fleetshell_tools.fleet.mux import Job, MuxTransport
 from fleetshell_tools.fleet.shell_session import Heard, ShellSession
 from fleetshell_tools.fleet.shell_start import start
+from fleetshell_tools.fleet.shell_table import ShellTable, unknown
 from fleetshell_tools.fleet.started import Started
 from fleetshell_tools.fleet.transport import Ended, Limits
 
@@ -53,9 +50,6 @@ STOP_SECONDS = 10.0
 
 CLOSING_SECONDS = 10.0
 """How long a call that waits in a session gets to notice that the session is being closed."""
-
-KEPT_FREE = 2
-"""Places on a connection that sessions leave to other commands."""
 
 RELAY = Caller(Principal("relay"))
 
@@ -83,9 +77,7 @@ class Shells:
     def __init__(self, road: ShellRoad, now: Callable[[], float] = time.monotonic) -> None:
         self._road = road
         self._now = now
-        self._sessions: dict[str, ShellSession] = {}
-        self._lock = threading.Lock()
-        self._closed = False
+        self._table = ShellTable(road.config, now)
 
     def create(
         self, caller: Caller, server: Server, *, folder: str | None = None, rows: int = 24, cols: int = 80, timeout: float,
@@ -105,12 +97,12 @@ class Shells:
         session = None
         try:
             connection = self._road.connections.open(identity, deadline, cancelled)
-            session = self._admit(caller, server, connection)
+            session = self._table.admit(caller, server, connection)
             start(self._road.transport, self._road.connections, session, folder, shell, rows, cols, deadline, cancelled)
             group = self._note(session)
         except BaseException as error:
             if session is not None:
-                self._remove(session)
+                self._table.remove(session)
             fields["reason"] = error.reason if isinstance(error, FleetShellError) else "internal"
             if isinstance(error, FleetShellError):
                 fields["error"] = error.message
@@ -131,7 +123,7 @@ class Shells:
         cancelled: Cancellation,
         progress: Progress,
     ) -> ShellOutput:
-        session, deadline = self._find(caller, session_id), time.monotonic() + timeout
+        session, deadline = self._table.find(caller, session_id), time.monotonic() + timeout
         verdict = self._judge(session, command)
         if not verdict.allowed:
             self._record(
@@ -163,7 +155,7 @@ class Shells:
     def answer(
         self, caller: Caller, session_id: str, text: str, *, timeout: float, cancelled: Cancellation, progress: Progress
     ) -> ShellOutput:
-        session = self._find(caller, session_id)
+        session = self._table.find(caller, session_id)
         data = framing.keys(text)
         if data:
             verdict = self._judge(session, text)
@@ -183,7 +175,7 @@ class Shells:
     def interrupt(
         self, caller: Caller, session_id: str, *, timeout: float, cancelled: Cancellation, progress: Progress
     ) -> ShellOutput:
-        session = self._find(caller, session_id)
+        session = self._table.find(caller, session_id)
 
         def send() -> None:
             self._record("session_interrupt", session, caller, durable=True)
@@ -197,13 +189,13 @@ class Shells:
         return output
 
     def close(self, caller: Caller, session_id: str) -> None:
-        self._close([self._find(caller, session_id)], caller, "closed")
+        self._close([self._table.find(caller, session_id)], caller, "closed")
 
     def active(self, caller: Caller) -> list[ShellInfo]:
         return [
             self._info(session)
             for session in self._current()
-            if session.owner == caller.principal.key_id and not self._is_idle(session)
+            if session.owner == caller.principal.key_id and not self._table.is_idle(session)
         ]
 
     def all(self) -> list[tuple[str, ShellInfo]]:
@@ -216,50 +208,18 @@ class Shells:
         Raises:
             NotFound: There is none.
         """
-        with self._lock:
-            session = self._sessions.get(session_id)
-        if session is None or not session.ready:
-            raise _unknown(session_id)
-        self._close([session], caller, "closed")
+        self._close([self._table.any(session_id)], caller, "closed")
 
     def stop(self) -> None:
         """Close every session and take no more; the relay stops."""
-        with self._lock:
-            self._closed = True
+        self._table.close()
         self._close(self._current(), RELAY, "relay stopped")
 
     def expire(self) -> int:
         """End the sessions that were idle for too long, and take note of those that have ended; returns how many were idle."""
-        idle = [session for session in self._current() if self._is_idle(session) and not session.lock.locked()]
+        idle = [session for session in self._current() if self._table.is_idle(session) and not session.lock.locked()]
         self._close(idle, RELAY, "idle")
         return len(idle)
-
-    def _admit(self, caller: Caller, server: Server, connection: Connection) -> ShellSession:
-        """Take a place among the sessions.
-
-        Raises:
-            Refused: It would be one too many.
-        """
-        limits = self._road.config().sessions
-        with self._lock:
-            if self._closed:
-                raise FleetShellError("The relay is stopping; nothing new is started.")
-            here = sum(session.connection is connection for session in self._sessions.values())
-            most = min(limits.per_server, max(connection.slots.limit - KEPT_FREE, 1))
-            if here >= most or len(self._sessions) >= limits.total:
-                where, count, key = (
-                    (server.id, here, "per_server") if here >= most else ("this relay", len(self._sessions), "total")
-                )
-                raise Refused(
-                    f"There are already {count} shell sessions on {where}, the most that are allowed (sessions.{key}; on a server "
-                    f"ssh.sessions_per_server less {KEPT_FREE}, too). Close one with close_shell_session."
-                )
-            keep = self._road.config().security.max_output_bytes
-            session = ShellSession(
-                f"sess_{secrets.token_hex(6)}", caller.principal.key_id, server, connection, keep, self._now
-            )
-            self._sessions[session.id] = session
-        return session
 
     def _note(self, session: ShellSession) -> int:
         """Put the shell on the list of what a killed relay has left."""
@@ -274,16 +234,6 @@ class Shells:
             probe.boot,
         )
         return group
-
-    def _find(self, caller: Caller, session_id: str) -> ShellSession:
-        with self._lock:
-            session = self._sessions.get(session_id)
-        if session is None or not session.ready or session.owner != caller.principal.key_id or self._is_idle(session):
-            raise _unknown(session_id)
-        return session
-
-    def _is_idle(self, session: ShellSession) -> bool:
-        return not session.lock.locked() and self._now() - session.used >= self._road.config().sessions.idle_seconds
 
     def _judge(self, session: ShellSession, command: str) -> Verdict:
         """The guard's verdict on a command, alone and with what earlier commands have defined."""
@@ -308,11 +258,11 @@ class Shells:
                 stack.enter_context(taken(session.lock, deadline, cancelled))
             except TimedOut:
                 raise TimedOut(f"Another call was using {session.id} for the whole time; nothing was typed.") from None
-            if session.id not in self._sessions or session.closing:
-                raise _unknown(session.id)
+            if session not in self._table or session.closing:
+                raise unknown(session.id)
             self._catch_up(session)
             if session.terminal.over:
-                raise _unknown(session.id)
+                raise unknown(session.id)
             yield
 
     def _catch_up(self, session: ShellSession) -> None:
@@ -328,16 +278,15 @@ class Shells:
 
     def _current(self) -> list[ShellSession]:
         """The live sessions; those that have ended by themselves are forgotten on the way."""
-        with self._lock:
-            sessions = [session for session in self._sessions.values() if session.ready]
+        sessions = self._table.ready()
         for session in sessions:
             if session.lock.acquire(blocking=False):
                 try:
-                    if session.id in self._sessions:
+                    if session in self._table:
                         self._catch_up(session)
                 finally:
                     session.lock.release()
-        return [session for session in sessions if session.id in self._sessions]
+        return [session for session in sessions if session in self._table]
 
     def _type(
         self, session: ShellSession, caller: Caller, send: Callable[[], None], deadline: float, cancelled: Cancellation, progress: Progress,
@@ -407,21 +356,13 @@ class Shells:
 
     def _over(self, session: ShellSession, caller: Caller, heard: Heard) -> None:
         """The shell is gone by itself, or the connection to it."""
-        if not self._remove(session):
+        if not self._table.remove(session):
             return
         if heard.state == "lost":
-            self._road.connections.lost(session.connection)
+            self._road.connections.lost(session.connection, session.made)
         else:
             self._road.started.remove(session.nonce)
         self._record("session_closed", session, caller, reason=heard.state, exit_code=heard.status)
-
-    def _remove(self, session: ShellSession) -> bool:
-        """Take a session out; False where another call was quicker."""
-        with self._lock:
-            if self._sessions.pop(session.id, None) is None:
-                return False
-        session.release()
-        return True
 
     def _close(self, sessions: Iterable[ShellSession], caller: Caller, why: str) -> None:
         """End sessions, all at once, and look that nothing is left of them."""
@@ -432,7 +373,7 @@ class Shells:
         for session in sessions:
             got = session.lock.acquire(timeout=CLOSING_SECONDS)
             try:
-                if self._remove(session):
+                if self._table.remove(session):
                     removed.append(session)
             finally:
                 if got:
@@ -454,10 +395,12 @@ class Shells:
         with self._road.transport.loop() as loop:
             for session in sessions:
                 script = remote.stop_script(remote.group_of(session.marker), hang_up=True)
-                job = Job(session.connection.name, script, "fs-stop", b"", Limits(8192, 1 << 20), deadline)
+                job = Job(session.connection.name, script, "", b"", Limits(8192, 1 << 20), deadline)
 
-                def stopped(end: Ended, session_id: str = session.id) -> None:
-                    states[session_id] = remote.parse_stop(decode(end.stdout.head))
+                def stopped(end: Ended, session: ShellSession = session, script: str = script) -> None:
+                    if end.why:  # no room for one more session (MaxSessions), or the master is gone: a login of its own
+                        end = self._road.connections.run_alone(session.connection.identity, script, deadline)
+                    states[session.id] = remote.parse_stop(decode(end.stdout.head))
 
                 loop.submit(job, stopped)
             loop.run(lambda: len(states) < len(sessions), Cancellation())
@@ -496,13 +439,6 @@ def _who(caller: Caller) -> dict[str, Any]:
 
 def _since(began: float) -> int:
     return round((time.monotonic() - began) * 1000)
-
-
-def _unknown(session_id: str) -> NotFound:
-    return NotFound(
-        f'There is no shell session "{one_line(session_id, 60)}". It may have ended, or been idle for too long: list_active_sessions '
-        f"shows yours, create_shell_session makes one."
-    )
 
 
 def _output(session: ShellSession, heard: Heard, began: float, notice: str = "") -> ShellOutput:
