@@ -28,7 +28,7 @@ class ShellTable:
 
     def __init__(self, config: Callable[[], Config], now: Callable[[], float]) -> None:
         self._config = config
-        self._now = now
+        self.now = now
         self._sessions: dict[str, ShellSession] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -68,7 +68,7 @@ class ShellTable:
                 )
             keep = self._config().security.max_output_bytes
             session = ShellSession(
-                f"sess_{secrets.token_hex(6)}", caller.principal.key_id, server, connection, keep, self._now
+                f"sess_{secrets.token_hex(6)}", caller.principal.key_id, server, connection, keep, lambda: self.now()
             )
             self._sessions[session.id] = session
         return session
@@ -107,7 +107,7 @@ class ShellTable:
 
     def is_idle(self, session: ShellSession) -> bool:
         """Whether nobody has used it for too long."""
-        return not session.lock.locked() and self._now() - session.used >= self._config().sessions.idle_seconds
+        return not session.lock.locked() and self.now() - session.used >= self._config().sessions.idle_seconds
 
 
 def unknown(session_id: str) -> NotFound:

@@ -76,7 +76,6 @@ class Shells:
 
     def __init__(self, road: ShellRoad, now: Callable[[], float] = time.monotonic) -> None:
         self._road = road
-        self._now = now
         self._table = ShellTable(road.config, now)
 
     def create(
@@ -407,7 +406,7 @@ class Shells:
         return states
 
     def _info(self, session: ShellSession) -> ShellInfo:
-        idle = int(max(self._now() - session.used, 0))
+        idle = int(max(self._table.now() - session.used, 0))
         limit = self._road.config().sessions.idle_seconds
         return ShellInfo(
             session.id, session.server.id, session.shell, session.cwd, session.running is not None, session.created_at, session.used_at,

@@ -586,7 +586,7 @@ def test_sessions_belong_to_the_principal_that_made_them(shell: Shell) -> None:
 
 def test_a_session_idle_for_thirty_minutes_is_ended(bed: TestFleet, sshd: Sshd) -> None:
     now = [0.0]
-    bed.fleet.shells._now = lambda: now[0]
+    bed.fleet.shells._table.now = lambda: now[0]
     idle, used = create(bed), create(bed)
     idle.run("sleep 1000", timeout=0.1)
     now[0] = 1799
