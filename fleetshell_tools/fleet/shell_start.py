@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -17,6 +18,10 @@ from fleetshell_tools.fleet.shell_session import ShellSession
 BUSY_PAUSE = 0.005
 """Seconds until a master whose queue was full is tried again."""
 
+TRIES = 20
+LONGEST_PAUSE = 0.2
+"""How often a session that the host refuses is asked for again, with rising pauses of so many seconds at most."""
+
 
 def start(
     transport: MuxTransport, connections: Connections, session: ShellSession, folder: str | None, shell: str | None, rows: int, cols: int,
@@ -30,6 +35,35 @@ def start(
 
     Raises:
         Unreachable, BadArgument, TimedOut, Cancelled: There is no shell; nothing is left but the session's record.
+    """
+    for tries in itertools.count(1):
+        try:
+            _start(transport, connections, session, folder, shell, rows, cols, deadline, cancelled)
+            return
+        except _NoRoom:
+            session.release()
+            pause = min(0.01 * tries, LONGEST_PAUSE)
+            # A session that has just ended still counts on the host for a moment.
+            if session.connection.slots.used or tries >= TRIES or time.monotonic() + pause >= deadline:
+                raise Unreachable(
+                    f"{session.server.id} opens no more sessions (MaxSessions). Close a shell session there, or try again.",
+                    step="lost",
+                ) from None
+            cancelled.wait(pause)
+
+
+class _NoRoom(Exception):
+    """The host refuses one more session."""
+
+
+def _start(
+    transport: MuxTransport, connections: Connections, session: ShellSession, folder: str | None, shell: str | None, rows: int, cols: int,
+    deadline: float, cancelled: Cancellation,
+) -> None:  # fmt: skip
+    """One try.
+
+    Raises:
+        _NoRoom: The host refused the session.
     """
     connection, name = session.connection, session.server.id
     _take_place(connection, name, deadline, cancelled)
@@ -48,9 +82,7 @@ def start(
         if "refused" not in str(error):
             raise Unreachable(f"{name} opened no session for a shell: {error}.", step="lost") from None
         connection.slots.refused()
-        raise Unreachable(
-            f"{name} opens no more sessions (MaxSessions). Close a shell session there, or try again.", step="lost"
-        ) from None
+        raise _NoRoom from None
     except wire.ProtocolError as error:
         raise Unreachable(
             f"The ssh program on this machine can't share its terminal ({error}); shell sessions need OpenSSH 6.7 or newer.",
