@@ -71,6 +71,7 @@ class Sshd:
         max_sessions: Sessions on one connection (sshd's default is 10).
         extra: Lines for sshd_config; they win over the lines of this class.
         shared: It outlives the test that starts it, so the leak check knows its processes (but not what runs in sessions).
+        port: Where to listen; 0 is a port that is free here.
         wrapper: A command that becomes sshd (by `exec`, so that its process id stays), perhaps in a namespace of its own.
 
     Attributes:
@@ -87,6 +88,7 @@ class Sshd:
         max_sessions: int = 10,
         extra: Sequence[str] = (),
         shared: bool = False,
+        port: int = 0,
         wrapper: Sequence[str] = (),
     ) -> None:
         self.program = find_sshd()
@@ -98,7 +100,7 @@ class Sshd:
         self.addresses = tuple(addresses)
         self.address = self.addresses[0]
         self.user = pwd.getpwuid(os.getuid()).pw_name
-        self.port = 0
+        self.port = port
         self.mark = processes.new_mark()
         if shared:
             leaks.know(self.mark, SERVER_PROGRAMS)
@@ -119,7 +121,10 @@ class Sshd:
             *_settings_of_newer_versions(self.program),
         ]
         self._listener: subprocess.Popen[bytes] | None = None
-        self._listen_on_a_free_port()
+        if port:
+            self.start()
+        else:
+            self._listen_on_a_free_port()
 
     @property
     def token(self) -> str:
@@ -187,7 +192,7 @@ class Sshd:
 
     def _listen_on_a_free_port(self) -> None:
         for _ in range(_TRIES):
-            self.port = _free_port(self.addresses)
+            self.port = free_port(self.addresses)
             if self._start():
                 return
         raise AssertionError(f"sshd found no free port in {_TRIES} tries: {self.log()}")
@@ -237,7 +242,7 @@ class Sshd:
         self._listener = None
 
 
-def _free_port(addresses: Sequence[str]) -> int:
+def free_port(addresses: Sequence[str]) -> int:
     """A port that is free on every address, below the range from which the kernel takes the ports of outgoing connections."""
     while True:
         port = random.randint(20000, 32000)

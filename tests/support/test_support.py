@@ -76,7 +76,7 @@ def test_a_port_that_another_program_takes_first_is_replaced(
     sshd_factory: Callable[..., Sshd], sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = iter([sshd.port, sshd.port, sshd.port + 1 if sshd.port < 32000 else 20000])
-    monkeypatch.setattr("support.sshd._free_port", lambda addresses: next(ports))
+    monkeypatch.setattr("support.sshd.free_port", lambda addresses: next(ports))
     assert sshd_factory().port != sshd.port
 
 

@@ -1,4 +1,4 @@
-"""One command on the relay's own machine (`connection: local`), in a session of its own and in the same loop as all others."""
+"""One command on the relay's own machine (`connection: local`), in a session of its own, in the loop of all others."""
 
 from __future__ import annotations
 
