@@ -404,7 +404,8 @@ class Connections:
         )  # fmt: skip
         probe = remote.parse_probe(nonce, decode(ended.stdout.head + ended.stdout.tail))
         if probe is not None and (probe.posix or probe.shell in remote.OTHER_SHELLS):
-            self._known.learn(identity.name, probe.shell)
+            if probe.leader:
+                self._known.learn(identity.name, probe.shell)
             return probe
         self._end(connection)
         if ended.why == "cancelled":

@@ -47,7 +47,8 @@ class Probe:
 
     `boot` is the id of its current boot and `uptime` the seconds since then, when our own clock said `looked_at`; ""
     and 0 where the host has no such thing. Where it is only `assumed` nobody has looked yet on this connection: the shell
-    is the one that was there last time, and the first command tells the rest.
+    is the one that was there last time, and the first command tells the rest. `leader` is False where the server gives a
+    command no session of its own (dropbear): all of a connection are in one.
     """
 
     shell: str
@@ -56,6 +57,7 @@ class Probe:
     uptime: float = 0.0
     looked_at: float = 0.0
     assumed: bool = False
+    leader: bool = True
 
     @property
     def posix(self) -> bool:
@@ -83,13 +85,19 @@ def introduce(nonce: str) -> str:
     """
     reads = "; ".join(f"IFS= read -r {name} <{path}" for name, path in _FACTS.items())
     names = " ".join(_FACTS)
+    alone = 'case ${FS_STAT#*) ? * } in "" | "$$ "*) ;; *) exec false; esac'
     return (
         "true; test x$?a = x0a || exec false\n"  # `$?a` is one variable to csh, whose `exit` would not end it here
-        f'{{ {reads}; }} 2>/dev/null; echo {nonce} $$ "${{SHELL##*/}} $FS_OS $FS_BOOT ${{FS_UP%% *}}"; unset {names}'
+        f'{{ {reads}; }} 2>/dev/null; {alone}; echo {nonce} $$ "${{SHELL##*/}} $FS_OS $FS_BOOT ${{FS_UP%% *}}"; unset {names}'
     )
 
 
-_FACTS = {"FS_OS": "/proc/sys/kernel/ostype", "FS_BOOT": "/proc/sys/kernel/random/boot_id", "FS_UP": "/proc/uptime"}
+_FACTS = {
+    "FS_OS": "/proc/sys/kernel/ostype",
+    "FS_BOOT": "/proc/sys/kernel/random/boot_id",
+    "FS_UP": "/proc/uptime",
+    "FS_STAT": "/proc/self/stat",
+}
 
 
 def introduced(assumed: Probe, marker: str) -> Probe:
@@ -127,8 +135,8 @@ def wrap(
     if folder is not None:
         lines.append(f"CDPATH= cd -- {quote_folder(folder)} >/dev/null || {{ echo {nonce} cd; exit 1; }}")
     text = "\n".join([*lines, command])
-    if not probe.posix:
-        text = shell_free(text)
+    if not (probe.posix and probe.leader):
+        text = shell_free(text, new_session=not probe.leader)
     return Wire(nonce, text, data)
 
 
@@ -193,10 +201,10 @@ def quote_folder(folder: str) -> str:
     return shlex.quote(folder)
 
 
-def shell_free(script: str) -> str:
+def shell_free(script: str, *, new_session: bool = False) -> str:
     """A POSIX script as one command line that every shell reads alike: no quote, newline or `!` inside the quotes."""
     encoded = base64.b64encode(script.encode()).decode()
-    return f"exec sh -c 'eval \"$(echo {encoded} | base64 -d)\"'"
+    return f"exec {'setsid ' if new_session else ''}sh -c 'eval \"$(echo {encoded} | base64 -d)\"'"
 
 
 def probe_script(nonce: str) -> str:
@@ -204,7 +212,7 @@ def probe_script(nonce: str) -> str:
 
     `$SHELL` is set by sshd to the login shell.
     """
-    return f"echo {nonce} $SHELL; cat /proc/sys/kernel/ostype /proc/sys/kernel/random/boot_id /proc/uptime"
+    return f"echo {nonce} $SHELL; cat /proc/sys/kernel/ostype /proc/sys/kernel/random/boot_id /proc/uptime /proc/self/stat; true"
 
 
 def parse_probe(nonce: str, stdout: str) -> Probe | None:
@@ -213,8 +221,11 @@ def parse_probe(nonce: str, stdout: str) -> Probe | None:
     if match is None:
         return None
     lines = match[2].split("\n")
+    # cat's parent is the login shell (hence `true` behind it, or the shell would become cat), and its group should be that one's.
+    cat = lines[3].rpartition(") ")[2].split() if len(lines) > 3 else []
+    leader = len(cat) < 3 or cat[1] == cat[2]
     try:
-        return Probe(match[1], lines[0], lines[1], float(lines[2].split()[0]), clock())
+        return Probe(match[1], lines[0], lines[1], float(lines[2].split()[0]), clock(), leader=leader)
     except (IndexError, ValueError):
         return Probe(match[1])  # no Linux: there is no telling one boot from another
 

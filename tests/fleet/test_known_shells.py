@@ -104,7 +104,12 @@ def test_a_shell_of_the_family_introduces_itself(shell: str) -> None:
     wire = remote.wrap(Probe("bash", assumed=True), 'echo "$0-${FS_OS-none}"', stdin=None, environment={}, folder=None)
     words = [shell, "sh"] if shell == "busybox" else [shell]
     done = subprocess.run(
-        [*words, "-c", wire.command], capture_output=True, text=True, check=False, env={"SHELL": f"/bin/{shell}"}
+        [*words, "-c", wire.command],
+        capture_output=True,
+        start_new_session=True,
+        text=True,
+        check=False,
+        env={"SHELL": f"/bin/{shell}"},
     )
     marker, rest = done.stdout.split("\n", 1)
     told = remote.introduced(Probe("sh"), marker.removeprefix(wire.nonce + " "))
