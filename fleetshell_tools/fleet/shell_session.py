@@ -19,6 +19,9 @@ from fleetshell_tools.fleet.collect import HeadTail
 from fleetshell_tools.fleet.connections import Connection
 from fleetshell_tools.fleet.mux import Terminal
 
+INSIST_SECONDS = 2.0
+"""After how long a Ctrl-C that has ended nothing is repeated, once."""
+
 CANCEL_SECONDS = 2.0
 """How long a command gets to end after Ctrl-C because its call was cancelled."""
 
@@ -92,6 +95,7 @@ class ShellSession:
         self._nonces: list[str] = []
         self._zsh = False
         self._began = False
+        self._insist_at = float("inf")
         self._probing = False
         self._replaced = False
         self._echoed = False
@@ -142,17 +146,22 @@ class ShellSession:
                 if cancelled.is_set() and not interrupted:
                     interrupted, deadline = True, time.monotonic() + CANCEL_SECONDS
                     self.interrupt()
+                if time.monotonic() >= self._insist_at:
+                    self.interrupt()
+                    self._insist_at = float("inf")
                 limit = min(deadline, time.monotonic() + QUIET_SECONDS) if self._replaced else deadline
+                limit = min(limit, self._insist_at)
                 data = self.terminal.read(limit)
                 if data:
                     self._absorb(data)
                 elif time.monotonic() >= deadline:
                     break
-                elif time.monotonic() >= limit:
+                elif time.monotonic() >= limit and self._replaced:
                     self._replaced = False
                     self._probe()
         finally:
             forget()
+            self._insist_at = float("inf")
             self._on_output = _unheard
             self.touch()
         return self._heard(interrupted)
@@ -174,8 +183,12 @@ class ShellSession:
         return self._heard(False)
 
     def interrupt(self) -> None:
-        """Ctrl-C; a prompt that comes now says that nothing runs any more, whatever became of our line."""
+        """Ctrl-C; a prompt that comes now says that nothing runs any more, whatever became of our line.
+
+        Whoever listens sends a second one after a while: a shell between two commands of a loop may miss the first.
+        """
         self._began = True
+        self._insist_at = time.monotonic() + INSIST_SECONDS
         self.terminal.write(_CTRL_C)
 
     def touch(self) -> None:
