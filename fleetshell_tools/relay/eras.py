@@ -7,7 +7,7 @@ there; since 2026-07-28 every request names its version itself, in a header and 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleetshell_tools.relay.jsonrpc import (
@@ -27,7 +27,12 @@ BATCH_VERSION = "2025-03-26"
 """The one revision in which a body may be an array of messages."""
 
 MODERN_VERSION = "2026-07-28"
-VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
+VERSIONS = (MODERN_VERSION, *LEGACY_VERSIONS)
+"""Everything that is served while the modern era is switched on, the latest first."""
+
+REQUESTED_LENGTH = 100
+META = "io.modelcontextprotocol/"
+VERSION_KEY = META + "protocolVersion"
 
 
 class Era(enum.Enum):
@@ -49,26 +54,26 @@ def route(header: str | None, message: Message | None) -> Era:
     Raises:
         Rejection: -32020, where the message's version needs a header that says the same.
     """
-    meta = _version_in_meta(message)
+    meta = version_in_meta(message)
     if header is None:
         if isinstance(message, Request) and message.method == "initialize":
             return Era.LEGACY
         if meta is not None:
-            raise _mismatch("the MCP-Protocol-Version header is missing", meta)
+            raise mismatch("the MCP-Protocol-Version header is missing", meta)
         return Era.LEGACY
     if header in LEGACY_VERSIONS:
         if meta == MODERN_VERSION:
-            raise _mismatch(f"the MCP-Protocol-Version header says {header!r}", meta)
+            raise mismatch(f"the MCP-Protocol-Version header says {header!r}", meta)
         return Era.LEGACY
     return Era.MODERN
 
 
-def unsupported(requested: str) -> Rejection:
+def unsupported(requested: str, supported: Sequence[str]) -> Rejection:
     """The answer to a version that is not served: a client of both eras goes on with `initialize` after it."""
     return Rejection(
         UNSUPPORTED_VERSION,
-        f"Protocol version {requested[:40]!r} is not supported here; use one of {', '.join(LEGACY_VERSIONS)}.",
-        data={"supported": list(LEGACY_VERSIONS), "requested": requested},
+        f"Protocol version {requested[:40]!r} is not supported here; use one of {', '.join(supported)}.",
+        data={"supported": list(supported), "requested": requested[:REQUESTED_LENGTH]},
     )
 
 
@@ -99,14 +104,16 @@ def _as_text(part: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _version_in_meta(message: Message | None) -> object:
+def version_in_meta(message: Message | None) -> object:
+    """What a message names as its protocol version, of any type; None where it names none."""
     if not isinstance(message, (Request, Notification)):
         return None
     meta = message.params.get("_meta")
     return meta.get(VERSION_KEY) if isinstance(meta, dict) else None
 
 
-def _mismatch(header: str, meta: object) -> Rejection:
+def mismatch(header: str, meta: object) -> Rejection:
+    """The answer to a message whose version is not that of its header."""
     return Rejection(
         HEADER_MISMATCH,
         f"`_meta` names protocol version {str(meta)[:40]!r}, but {header}; send the same version in both.",

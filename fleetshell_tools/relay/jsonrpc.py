@@ -22,12 +22,30 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 SERVER_ERROR = -32000
 SESSION_NOT_FOUND = -32001
+RESOURCE_NOT_FOUND = -32002
 HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
 UNSUPPORTED_VERSION = -32022
 REQUEST_CANCELLED = -32800
 
 HTTP_STATUS = {PARSE_ERROR: 400, INVALID_REQUEST: 400, HEADER_MISMATCH: 400, UNSUPPORTED_VERSION: 400}
 """The HTTP status that an error code has where nothing more fitting is said; every other code travels on 200."""
+
+MODERN_STATUS = {**HTTP_STATUS, MISSING_CAPABILITY: 400, INVALID_PARAMS: 400, METHOD_NOT_FOUND: 404}
+"""The same for 2026-07-28, which has more of them."""
+
+REASONS = {
+    PARSE_ERROR: "parse_error",
+    INVALID_REQUEST: "invalid_request",
+    METHOD_NOT_FOUND: "method_not_found",
+    INVALID_PARAMS: "invalid_params",
+    INTERNAL_ERROR: "internal_error",
+    HEADER_MISMATCH: "header_mismatch",
+    MISSING_CAPABILITY: "missing_capability",
+    UNSUPPORTED_VERSION: "unsupported_version",
+    REQUEST_CANCELLED: "cancelled",
+}
+"""`error.data.reason` where nothing more exact is said: several codes mean more than one thing among the clients."""
 
 MAX_DEPTH = 64
 MAX_DIGITS = 1000
@@ -42,7 +60,8 @@ class Rejection(FleetShellError):
         code: The JSON-RPC error code.
         message: What was wrong and what to do next.
         status: The HTTP status, where the error answers a whole POST; by default what `HTTP_STATUS` says.
-        data: `error.data`, for programs.
+        why: `error.data.reason`, for programs; by default what `REASONS` says.
+        data: What else `error.data` has.
         request_id: The id of the refused request, or None where it could not be read.
         headers: HTTP headers that go with the answer.
     """
@@ -55,6 +74,7 @@ class Rejection(FleetShellError):
         message: str,
         *,
         status: int | None = None,
+        why: str | None = None,
         data: dict[str, Any] | None = None,
         request_id: RequestId | None = None,
         headers: tuple[tuple[str, str], ...] = (),
@@ -62,7 +82,7 @@ class Rejection(FleetShellError):
         super().__init__(message)
         self.code = code
         self.status = HTTP_STATUS.get(code, 200) if status is None else status
-        self.data = data
+        self.data = {"reason": why or REASONS.get(code, self.reason), **(data or {})}
         self.request_id = request_id
         self.headers = headers
 
@@ -167,7 +187,8 @@ def encode(value: Any) -> bytes:
 
 def result_bytes(request_id: RequestId, result: bytes) -> bytes:
     """The response to a request whose `result` is JSON already."""
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (encode(request_id), result)
+    written = b"%d" % request_id if isinstance(request_id, int) else encode(request_id)
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (written, result)
 
 
 def error_bytes(request_id: RequestId | None, error: RpcError | Rejection) -> bytes:

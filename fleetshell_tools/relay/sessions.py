@@ -9,12 +9,13 @@ import hashlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from fleetshell_tools.core.types import Cancellation
 from fleetshell_tools.relay.jsonrpc import INVALID_REQUEST, SERVER_ERROR, SESSION_NOT_FOUND, Rejection, RequestId
+from fleetshell_tools.relay.questions import Question, Questions
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,10 @@ class Session:
         initialized: Whether the client has said `notifications/initialized`.
         in_flight: The requests that are being worked on.
         stream: The open GET stream.
+        capabilities: What the client declared in `initialize`.
+        log_level: The least severe `notifications/message` that the client wants, or None for none.
+        subscriptions: The URIs of the resources whose updates it wants.
+        questions: The requests of ours that wait for its answer.
     """
 
     id: str = field(repr=False)
@@ -107,6 +112,10 @@ class Session:
     ended: bool = False
     in_flight: dict[RequestId, Cancellation] = field(default_factory=dict)
     stream: Stream | None = None
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    log_level: str | None = None
+    subscriptions: set[str] = field(default_factory=set)
+    questions: Questions = field(default_factory=Questions, repr=False)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +126,10 @@ class Session:
         """Whether something waits for this session, so that it may not be dropped."""
         return bool(self.in_flight) or (self.stream is not None and not self.stream.closed)
 
+    def expect(self, request_id: str | None = None) -> Question:
+        """Note a request that is about to be sent to this client; see `Questions.expect`."""
+        return self.questions.expect(request_id)
+
 
 class SessionNotFound(Rejection):
     """The session is unknown, has ended or belongs to another key: one answer, so that ids cannot be probed."""
@@ -126,7 +139,7 @@ class SessionNotFound(Rejection):
             SESSION_NOT_FOUND,
             "This session does not exist or has ended; send `initialize` to start a new one.",
             status=404,
-            data={"reason": "session_not_found"},
+            why="session_not_found",
         )
 
 
@@ -138,7 +151,7 @@ class TooManySessions(Rejection):
             SERVER_ERROR,
             f"All {cap} sessions of this API key are in use; close a client, or end a session with DELETE, and try again.",
             status=429,
-            data={"reason": "too_many_sessions"},
+            why="too_many_sessions",
         )
 
 
@@ -242,7 +255,9 @@ class Sessions:
                 raise SessionNotFound
             if request_id in session.in_flight:
                 raise Rejection(
-                    INVALID_REQUEST, "A request with this id is still being worked on; use a new id for every request."
+                    INVALID_REQUEST,
+                    "A request with this id is still being worked on; use a new id for every request.",
+                    why="id_in_use",
                 )
             session.last_used = self._now()
             return session.in_flight.setdefault(request_id, Cancellation())
@@ -274,7 +289,10 @@ class Sessions:
                 raise SessionNotFound
             if session.stream is not None and not session.stream.closed:
                 raise Rejection(
-                    INVALID_REQUEST, "This session has an open GET stream; close that one first.", status=409
+                    INVALID_REQUEST,
+                    "This session has an open GET stream; close that one first.",
+                    status=409,
+                    why="stream_open",
                 )
             session.stream = Stream()
             return session.stream
@@ -315,3 +333,4 @@ class Sessions:
             stream.close()
         for cancellation in waiting:
             cancellation.set("the session was ended")
+        session.questions.close()

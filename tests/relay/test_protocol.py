@@ -5,9 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.protocol_client import SERVER, TOOLS, Client, code, hello, modern, read, rpc
+from support.protocol_client import (
+    CAPABILITIES,
+    LISTINGS,
+    SERVER,
+    TOOLS,
+    Client,
+    Everything,
+    Wire,
+    code,
+    hello,
+    read,
+    rpc,
+)
 
-from fleetshell_tools.relay.eras import LEGACY_VERSIONS, MODERN_VERSION, VERSION_KEY
+from fleetshell_tools.relay.eras import LEGACY_VERSIONS
 from fleetshell_tools.relay.exchange import Answer, Listen, accepts
 from fleetshell_tools.relay.protocol import Endpoint
 from fleetshell_tools.relay.sessions import Sessions
@@ -35,7 +47,7 @@ def test_initialize_agrees_on_every_legacy_version(client: Client, version: str)
         "id": "a",
         "result": {
             "protocolVersion": version,
-            "capabilities": {"tools": {"listChanged": True}},
+            "capabilities": {**CAPABILITIES, "logging": {}},
             "serverInfo": SERVER,
             "instructions": "Call authenticate first.",
         },
@@ -50,9 +62,9 @@ def test_initialize_offers_the_latest_where_the_version_is_not_served(client: Cl
 
 
 def test_instructions_are_left_out_where_there_are_none() -> None:
-    client = Client()
-    client.endpoint = Endpoint(server_info=SERVER, instructions="", list_tools=lambda: b"[]", sessions=client.sessions)
-    assert "instructions" not in read(client.request("initialize", hello()))["result"]
+    offer = Everything()
+    offer.instructions = ""
+    assert "instructions" not in read(Client(offer=offer).request("initialize", hello()))["result"]
 
 
 BAD_HELLOS = {
@@ -61,6 +73,7 @@ BAD_HELLOS = {
     "version null": hello(None),
     "no capabilities": hello(capabilities=None),
     "capabilities as a list": hello(capabilities=[]),
+    "capabilities without end": hello(capabilities={"experimental": {"x": {"y": [[]] * 10_000}}}),
     "no client": hello(clientInfo=None),
     "client as text": hello(clientInfo="x"),
     "client without a name": hello(clientInfo={"version": "1"}),
@@ -92,74 +105,11 @@ def test_initialize_ignores_the_id_of_an_older_session(started: Client) -> None:
 
 def test_a_key_with_every_session_in_use_gets_a_sentence(client: Client) -> None:
     client.sessions = Sessions(now=lambda: 0.0, per_key=1)
-    client.endpoint = Endpoint(server_info=SERVER, instructions="", list_tools=lambda: b"[]", sessions=client.sessions)
+    client.endpoint = Endpoint(server_info=SERVER, offer=Everything(), sessions=client.sessions)
     client.start()
     client.call()
     error = read(client.request("initialize", hello()), 429)["error"]
     assert error["data"] == {"reason": "too_many_sessions"}
-
-
-# The era of a request: header, version in _meta, method -> JSON-RPC error and HTTP status (None: answered)
-
-LEGACY_INIT, MODERN_INIT = hello(), hello() | modern()
-ERAS: list[tuple[str | None, str, Any, int | None, int]] = [
-    (None, "initialize", LEGACY_INIT, None, 200),
-    (None, "initialize", MODERN_INIT, None, 200),
-    ("2025-11-25", "initialize", LEGACY_INIT, None, 200),
-    ("2025-11-25", "initialize", MODERN_INIT, -32020, 400),
-    (MODERN_VERSION, "initialize", LEGACY_INIT, -32022, 400),
-    ("2024-11-05", "ping", None, None, 200),
-    ("2025-03-26", "ping", None, None, 200),
-    ("2025-06-18", "ping", None, None, 200),
-    ("2025-11-25", "ping", None, None, 200),
-    (" \t2025-11-25 ", "ping", None, None, 200),
-    ("2025-11-25", "ping", modern("2025-11-25"), None, 200),
-    ("2025-11-25", "ping", modern("2031-01-01"), None, 200),
-    ("2025-11-25", "ping", modern(), -32020, 400),
-    ("2024-11-05", "tools/list", modern(), -32020, 400),
-    (MODERN_VERSION, "server/discover", modern(), -32022, 400),
-    (MODERN_VERSION, "tools/list", modern("2025-11-25"), -32022, 400),
-    (MODERN_VERSION, "ping", None, -32022, 400),
-    ("2031-01-01", "ping", None, -32022, 400),
-    ("2025-11-25, 2025-11-25", "ping", None, -32022, 400),
-    ("1", "ping", None, -32022, 400),
-    ("", "ping", None, -32022, 400),
-    (None, "ping", modern(), -32020, 400),
-    (None, "server/discover", modern(), -32020, 400),
-    (None, "ping", modern("2025-11-25"), -32020, 400),
-    (None, "ping", modern(7), -32020, 400),
-    (None, "ping", {"_meta": {}}, None, 200),
-    (None, "ping", {"_meta": {VERSION_KEY: None}}, None, 200),
-    (None, "ping", {"_meta": "text"}, None, 200),
-    (None, "ping", None, None, 200),
-    (None, "server/discover", None, -32601, 200),
-]
-
-
-@pytest.mark.parametrize(("header", "method", "params", "error", "status"), ERAS)
-def test_header_and_meta_tell_the_era(
-    started: Client, header: str | None, method: str, params: Any, error: int | None, status: int
-) -> None:
-    answer = read(started.request(method, params, id=9, MCP_Protocol_Version=header), status)
-    assert answer["id"] == 9
-    assert answer.get("error", {}).get("code") == error
-
-
-def test_the_modern_era_is_refused_with_what_is_served_instead(client: Client) -> None:
-    answer = read(client.request("server/discover", modern(), id=3, MCP_Protocol_Version=MODERN_VERSION), 400)
-    supported = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"]
-    assert answer["id"] == 3
-    assert answer["error"]["data"] == {"supported": supported, "requested": MODERN_VERSION}
-
-
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_a_version_that_is_not_served_is_refused_without_a_body_too(started: Client, method: str) -> None:
-    assert code(started.send(method, b"", {"MCP-Protocol-Version": MODERN_VERSION}), 400) == -32022
-    assert len(started.sessions.live()) == 1
-
-
-def test_method_and_name_headers_say_nothing_about_the_era(started: Client) -> None:
-    assert read(started.request("ping", Mcp_Method="tools/call", Mcp_Name="slow"))["result"] == {}
 
 
 # HTTP rules
@@ -260,29 +210,24 @@ def test_get_is_refused_without_a_session_or_a_stream_in_accept(
     read(started.send("GET", b"", headers), status)
 
 
-def test_a_change_of_the_tools_goes_to_open_streams_of_initialized_sessions(started: Client) -> None:
-    class Wire:
-        def __init__(self) -> None:
-            self.events: list[bytes] = []
-
-        def send(self, event: bytes) -> bool:
-            self.events.append(event)
-            return True
-
-        def close(self) -> None:
-            self.events.append(b"closed")
-
+def test_a_change_of_a_list_goes_to_open_streams_of_initialized_sessions(started: Client) -> None:
     listen = started.send("GET", b"")
     assert isinstance(listen, Listen)
     wire = Wire()
     listen.stream.attach(wire)
-    started.endpoint.tools_changed()
-    assert wire.events == []
+    started.endpoint.changed("tools")
+    assert wire.messages == []
     started.post(rpc("notifications/initialized"))
-    started.endpoint.tools_changed()
-    changed = b'event: message\ndata: {"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n\n'
+    for kind in ("tools", "prompts", "resources"):
+        started.endpoint.changed(kind)
+    assert wire.messages == [
+        rpc("notifications/tools/list_changed"),
+        rpc("notifications/prompts/list_changed"),
+        rpc("notifications/resources/list_changed"),
+    ]
+    assert not wire.closed
     started.send("DELETE", b"")
-    assert wire.events == [changed, b"closed"]
+    assert wire.closed
 
 
 # Messages
@@ -311,8 +256,24 @@ def test_what_is_no_message_is_refused_with_http_400(started: Client, body: Any,
 
 
 REQUESTS: list[tuple[str, Any, int]] = [
-    ("logging/setLevel", {"level": "info"}, -32601),
-    ("prompts/list", None, -32601),
+    ("logging/setLevel", {"level": "loud"}, -32602),
+    ("logging/setLevel", {"level": ["info"]}, -32602),
+    ("logging/setLevel", None, -32602),
+    ("resources/subscribe", {"uri": 1}, -32602),
+    ("resources/subscribe", {"uri": ""}, -32602),
+    ("resources/subscribe", {"uri": "x" * 2049}, -32602),
+    ("resources/unsubscribe", None, -32602),
+    ("prompts/list", {"cursor": "abc"}, -32602),
+    ("resources/list", {"cursor": "abc"}, -32602),
+    ("resources/templates/list", {"cursor": "abc"}, -32602),
+    ("prompts/get", None, -32602),
+    ("prompts/get", {"name": 1}, -32602),
+    ("prompts/get", {"name": "x", "arguments": []}, -32602),
+    ("resources/read", {"name": "x"}, -32602),
+    ("resources/read", {"uri": None}, -32602),
+    ("server/discover", None, -32601),
+    ("subscriptions/listen", {"notifications": {}}, -32601),
+    ("tasks/list", None, -32601),
     ("notifications/initialized", None, -32601),
     ("Ping", None, -32601),
     ("", None, -32601),
@@ -370,7 +331,73 @@ def test_initialized_is_noted(started: Client) -> None:
     assert session.initialized
 
 
-def test_the_list_of_tools_is_passed_on_byte_for_byte(started: Client) -> None:
-    answer = started.request("tools/list", {"cursor": None}, id="ü")
+@pytest.mark.parametrize("method", LISTINGS)
+def test_a_list_is_passed_on_byte_for_byte(started: Client, method: str) -> None:
+    member = "resourceTemplates" if "templates" in method else method.removesuffix("/list")
+    answer = started.request(method, {"cursor": None}, id="ü")
     assert isinstance(answer, Answer)
-    assert answer.body == '{"jsonrpc":"2.0","id":"ü","result":{"tools":'.encode() + TOOLS + b"}}"
+    assert answer.body == f'{{"jsonrpc":"2.0","id":"ü","result":{{"{member}":'.encode() + LISTINGS[method] + b"}}"
+
+
+def test_what_is_not_offered_is_no_method() -> None:
+    offer = Everything()
+    offer.methods.clear()
+    offer.shared = {"resources": {"listChanged": True}}
+    offer.listings = {"tools/list": TOOLS}
+    client = Client(offer=offer)
+    client.start()
+    uri = {"uri": "fleetshell://servers/web-1"}
+    for method in ("prompts/list", "prompts/get", "resources/read", "completion/complete", "resources/subscribe"):
+        assert code(client.request(method, uri)) == -32601
+
+
+def test_a_log_level_is_kept_where_there_is_logging(started: Client) -> None:
+    assert started.call(1).calls[0].peer.log_level == "info"
+    assert read(started.request("logging/setLevel", {"level": "error"}))["result"] == {}
+    assert started.call(2).calls[0].peer.log_level == "error"
+
+
+def test_without_logging_no_client_gets_log_messages() -> None:
+    class Quiet(Everything):
+        def capabilities(self, modern: bool) -> dict[str, Any]:
+            return {}
+
+    client = Client(offer=Quiet())
+    client.start()
+    assert code(client.request("logging/setLevel", {"level": "error"})) == -32601
+    assert client.call().calls[0].peer.log_level is None
+
+
+def test_an_update_of_a_resource_goes_to_the_sessions_that_subscribed_to_it(started: Client) -> None:
+    listen = started.send("GET", b"")
+    assert isinstance(listen, Listen)
+    wire = Wire()
+    listen.stream.attach(wire)
+    started.post(rpc("notifications/initialized"))
+    uri = {"uri": "fleetshell://servers/web-1"}
+    started.endpoint.resource_updated(uri["uri"])
+    assert read(started.request("resources/subscribe", uri))["result"] == {}
+    started.endpoint.resource_updated("fleetshell://servers/web-2")
+    started.endpoint.resource_updated(uri["uri"])
+    assert read(started.request("resources/unsubscribe", uri))["result"] == {}
+    started.endpoint.resource_updated(uri["uri"])
+    assert wire.messages == [rpc("notifications/resources/updated", uri)]
+
+
+def test_subscriptions_of_a_session_have_an_end(started: Client) -> None:
+    for number in range(256):
+        assert "result" in read(started.request("resources/subscribe", {"uri": f"x://{number}"}))
+    error = read(started.request("resources/subscribe", {"uri": "x://256"}))["error"]
+    assert (error["code"], error["data"]["reason"]) == (-32602, "too_many_subscriptions")
+    assert "result" in read(started.request("resources/subscribe", {"uri": "x://0"}))
+
+
+def test_a_resumed_stream_is_beside_the_standing_one(started: Client) -> None:
+    standing = started.send("GET", b"")
+    resumed = started.send("GET", b"", {"Last-Event-ID": " 7_3 "})
+    assert isinstance(standing, Listen)
+    assert isinstance(resumed, Listen)
+    assert (standing.last_event_id, resumed.last_event_id) == (None, "7_3")
+    started.endpoint.hang_up(resumed)
+    assert not standing.stream.closed
+    assert resumed.stream.closed

@@ -6,12 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from support.protocol_client import SERVER, Client, code, hello, read, rpc
+from support.protocol_client import Client, Everything, code, hello, read, rpc
 
 from fleetshell_tools.relay.eras import MODERN_VERSION
-from fleetshell_tools.relay.exchange import Answer, Calls, Outcome, ToolResult
+from fleetshell_tools.relay.exchange import Answer, Calls, InputRequired, Outcome, Result, ToolResult
 from fleetshell_tools.relay.jsonrpc import RpcError
-from fleetshell_tools.relay.protocol import Endpoint
 
 
 @pytest.fixture
@@ -32,8 +31,77 @@ def test_a_tool_call_reaches_the_caller_with_all_that_it_said(started: Client) -
     calls = started.call(7, arguments={"server_id": "web-1"}, _meta={"progressToken": "p", "other": 1})
     (call,) = calls.calls
     assert (call.request_id, call.name, call.arguments) == (7, "execute_command", {"server_id": "web-1"})
-    assert (call.progress_token, call.version, calls.batch) == ("p", "2025-11-25", False)
-    assert call.session.in_flight == {7: call.cancelled}
+    assert (call.method, call.params["_meta"]["other"]) == ("tools/call", 1)
+    assert (call.progress_token, call.peer.version, calls.batch) == ("p", "2025-11-25", False)
+    session = call.peer.session
+    assert session is not None
+    assert session.in_flight == {7: call.cancelled}
+    assert (call.peer.modern, call.peer.key_id, call.peer.digest) == (False, "alice", session.digest)
+    assert (call.peer.name, call.peer.client_version) == ("claude-ai (via mcp-remote 0.15.1)", "0.1.0")
+
+
+OTHER_CALLS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    ("prompts/get", {"name": "health", "arguments": {"server": "web-1"}}, "health", {"server": "web-1"}),
+    ("prompts/get", {"name": "health", "arguments": None}, "health", {}),
+    ("resources/read", {"uri": "fleetshell://servers/web-1"}, "fleetshell://servers/web-1", {}),
+    ("completion/complete", {"ref": {}, "argument": {"name": "server", "value": "w"}}, "", {}),
+]
+
+
+@pytest.mark.parametrize(("method", "params", "name", "arguments"), OTHER_CALLS)
+def test_what_the_offer_runs_reaches_the_caller_too(
+    started: Client, method: str, params: dict[str, Any], name: str, arguments: dict[str, Any]
+) -> None:
+    calls = started.request(method, params)
+    assert isinstance(calls, Calls)
+    (call,) = calls.calls
+    assert (call.method, call.params, call.name, call.arguments) == (method, params, name, arguments)
+    assert read(started.answer(calls, Result({"x": 1}, cacheable=True)))["result"] == {"x": 1}
+
+
+def test_what_the_client_declared_comes_with_its_calls(client: Client) -> None:
+    client.start(capabilities={"elicitation": {}})
+    assert client.call().calls[0].peer.capabilities == {"elicitation": {}}
+
+
+def test_what_carries_a_modern_grant_is_taken_out_of_a_legacy_call_too(started: Client) -> None:
+    handle = "h" * 43
+    (call,) = started.call(arguments={"fleetshell_session": handle}, _meta={"dev.fleetshell/session": handle}).calls
+    assert (call.arguments, call.peer.handles) == ({}, ())
+    assert handle not in str(call.params)
+
+
+def test_secrets_stay_out_of_the_representation_of_a_call(started: Client) -> None:
+    calls = started.call(arguments={"code": "123456"})
+    assert started.session_id
+    assert "123456" not in repr(calls)
+    assert started.session_id not in repr(calls)
+
+
+def test_a_missing_resource_keeps_the_code_of_its_era(started: Client) -> None:
+    calls = started.request("resources/read", {"uri": "x://y"})
+    assert code(started.answer(calls, RpcError(-32002, "There is none.", {"reason": "not_found"}))) == -32002
+
+
+def test_a_legacy_client_is_never_told_that_input_is_required(
+    started: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = InputRequired({"a": {"method": "roots/list"}})
+    assert code(started.answer(started.call(), asked)) == -32603
+    assert "wants input" in caplog.text
+
+
+def test_a_handle_is_no_cookie_of_a_legacy_client(started: Client) -> None:
+    assert started.answer(started.call(), ToolResult(TEXT, handle="h" * 43, handle_seconds=60)).headers == ()
+
+
+def test_a_prompt_for_an_older_client_has_as_text_what_its_version_lacks(client: Client) -> None:
+    client.start("2024-11-05")
+    messages = [{"role": "user", "content": AUDIO}, {"role": "user", "content": TEXT[0]}]
+    calls = client.request("prompts/get", {"name": "health"})
+    sent = read(client.answer(calls, Result({"messages": messages})))["result"]["messages"]
+    assert [message["content"]["type"] for message in sent] == ["text", "text"]
+    assert messages[0]["content"] == AUDIO
 
 
 @pytest.mark.parametrize("params", [{}, {"arguments": None}, {"arguments": {}}])
@@ -131,7 +199,8 @@ def test_a_cancelled_call_is_told_so_and_still_ends(started: Client) -> None:
     assert started.post(note) == Answer(202, b"", (), "")
     assert calls.calls[0].cancelled.why == "cancelled by the client: too slow"
     answer = read(started.endpoint.finish(calls, [ToolResult(TEXT)]))
-    assert answer == {"jsonrpc": "2.0", "id": 5, "error": {"code": -32800, "message": "Request cancelled"}}
+    error = {"code": -32800, "message": "Request cancelled", "data": {"reason": "cancelled"}}
+    assert answer == {"jsonrpc": "2.0", "id": 5, "error": error}
 
 
 def test_a_cancellation_from_another_session_or_for_another_id_changes_nothing(started: Client) -> None:
@@ -172,11 +241,11 @@ def test_a_call_in_a_session_that_would_be_idle_keeps_it(started: Client) -> Non
 def test_a_bug_behind_a_method_is_an_internal_error_with_the_id_and_without_its_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken() -> bytes:
-        raise RuntimeError("the secret of the house")
+    class Broken(Everything):
+        def listing(self, method: str, modern: bool) -> bytes | None:
+            raise RuntimeError("the secret of the house")
 
-    client = Client()
-    client.endpoint = Endpoint(server_info=SERVER, instructions="", list_tools=broken, sessions=client.sessions)
+    client = Client(offer=Broken())
     client.start()
     answer = read(client.request("tools/list", id=8))
     assert (answer["id"], answer["error"]["code"]) == (8, -32603)
@@ -236,7 +305,7 @@ def test_other_versions_have_no_batches(client: Client, version: str) -> None:
 def test_a_batch_needs_a_session_and_a_version_that_is_served(client: Client) -> None:
     assert code(client.post([PING]), 400) == -32600
     client.start("2025-03-26")
-    assert code(client.post([PING], {"MCP-Protocol-Version": MODERN_VERSION}), 400) == -32022
+    assert code(client.post([PING], {"MCP-Protocol-Version": MODERN_VERSION}), 400) == -32600
 
 
 def test_the_calls_of_a_batch_are_answered_in_their_places(client: Client) -> None:
