@@ -1,4 +1,4 @@
-"""What the HTTP server and the application behind it owe each other: limits, admission, handling, events, hang-ups."""
+"""What the HTTP server and the application behind it owe each other: limits, admission, answers, events, hang-ups."""
 
 from __future__ import annotations
 
@@ -29,24 +29,52 @@ class Limits:
     idle_seconds: float = 120.0
     write_seconds: float = 30.0
     ping_seconds: float = 15.0
-    max_workers: int = 128
+    max_workers: int = 256
 
 
-class Hangup:
-    """Tells a running handler that its client has gone.
+class Owner(Protocol):
+    """The connection behind a `Pending`; the methods are described there."""
+
+    def watch(self) -> None: ...
+    def take_over(self, pending: Pending, answer: Response | EventStream) -> bool: ...
+    def detach(self, pending: Pending) -> None: ...
+
+
+class Pending:
+    """The answer to a request: any thread can give it in the handler's place, or wait for a hang-up.
 
     Args:
-        watch: Called when somebody first wants to know.
+        owner: The connection.
+        head: The request that is being answered.
     """
 
-    def __init__(self, watch: Callable[[], None] = lambda: None) -> None:
-        self._watch = watch
+    __slots__ = ("_callbacks", "_gone", "_lock", "_owner", "detached", "head", "over")
+
+    def __init__(self, owner: Owner, head: RequestHead) -> None:
+        self._owner = owner
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._gone = False
+        self.head = head
+        # These two are the connection's, under its lock.
+        self.detached = False
+        self.over = False
+
+    def answer(self, answer: Response | EventStream) -> bool:
+        """Answer in the handler's place; what that returns is dropped then, and should be None.
+
+        Returns:
+            False if the answer has been given already, or nobody is there to take it; then nothing of `answer` is
+            called. From True on a stream's `on_close` tells of a hang-up, and the callbacks of this are forgotten.
+        """
+        return self._owner.take_over(self, answer)
+
+    def detach(self) -> None:
+        """The handler goes on without a client: do not count its thread among those that clients may hold."""
+        self._owner.detach(self)
 
     def on_hangup(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` once if the client leaves before the handler returns (at once if it already has).
+        """Call `callback` once if the client leaves before it is answered (at once if it already has).
 
         Returns:
             A function that forgets the callback.
@@ -58,7 +86,7 @@ class Hangup:
         if gone:
             callback()
         elif first:
-            self._watch()
+            self._owner.watch()
         return lambda: self._forget(callback)
 
     def happened(self) -> None:
@@ -70,7 +98,7 @@ class Hangup:
             callback()
 
     def end(self) -> None:
-        """The handler has returned: nobody is called back any more."""
+        """There is an answer: nobody is called back any more."""
         with self._lock:
             self._callbacks.clear()
 
@@ -99,7 +127,7 @@ class EventStream:
     """An answer that stays open and sends events (`text/event-stream`).
 
     Args:
-        on_open: Called once with the sink, in a worker thread; it should return soon, the stream stays open.
+        on_open: Called once with the sink, in the thread that answers; it should return soon, the stream stays open.
         on_close: Called exactly once in a thread of the server, however the stream ended.
         headers: More header fields of the answer.
         standing: An open-ended stream, such as a session's GET stream, which a shutdown does not wait for.
@@ -111,11 +139,23 @@ class EventStream:
     standing: bool = False
 
 
+class Public:
+    """An admission that took no key: its connection counts on as one that has shown none."""
+
+
 class Application(Protocol):
     """What a server serves; both methods are called in worker threads, many at a time."""
 
-    def precheck(self, head: RequestHead) -> Response | object:
-        """Judge a request before its body is read: a `Response` refuses it, anything else admits it."""
+    def precheck(self, head: RequestHead, before: object, /) -> Response | object:
+        """Judge a request before its body is read: a `Response` refuses it, anything else admits it.
 
-    def handle(self, request: Request, admitted: object, hangup: Hangup) -> Response | EventStream:
-        """Answer a request; `admitted` is what `precheck` returned for it."""
+        Args:
+            before: What this returned for the last request that it admitted on the same connection; None at first.
+        """
+
+    def handle(self, request: Request, admitted: object, pending: Pending, /) -> Response | EventStream | None:
+        """Answer a request; `admitted` is what `precheck` returned for it.
+
+        Returns:
+            None where `pending` has been answered, or will be: until then the connection holds no thread.
+        """

@@ -31,6 +31,9 @@ LOCKOUT = 15 * 60
 LONGEST_LOCKOUT = 24 * 3600
 """A lock-out doubles each time, from a quarter of an hour up to a day; seconds."""
 
+REMEMBERED = 24 * 3600
+"""Seconds for which a client is told that its grant has expired, and not that it never had one."""
+
 ISSUER = "FleetShell"
 ACCOUNT = "fleetshell-relay"
 
@@ -129,7 +132,7 @@ class Authenticator:
         self._now = now
         self._clock = clock
         self._grants: dict[tuple[str, str], tuple[float, int]] = {}
-        self._expired: set[tuple[str, str]] = set()
+        self._expired: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self.configure(config)
 
@@ -164,7 +167,7 @@ class Authenticator:
             if self._clock() < grant[0]:
                 return ""
             del self._grants[slot]
-            self._expired.add(slot)
+            self._expired[slot] = grant[0]
             return "session_expired"
 
     def authenticate(self, caller: Caller, session_id: str, code: str) -> Grant:
@@ -206,9 +209,19 @@ class Authenticator:
 
     def forget(self, principal_id: str, session_id: str) -> None:
         """A session has ended, and with it its grant."""
+        slot = (principal_id, f"={session_id}")
         with self._lock:
-            self._grants.pop((principal_id, session_id), None)
-            self._expired.discard((principal_id, session_id))
+            self._grants.pop(slot, None)
+            self._expired.pop(slot, None)
+
+    def expire(self) -> None:
+        """Forget the grants that have run out, and after a day that they had been there: a handle has no session whose end does it."""
+        with self._lock:
+            now = self._clock()
+            for slot in [slot for slot, (expires, _) in self._grants.items() if expires <= now]:
+                self._expired[slot] = self._grants.pop(slot)[0]
+            for slot in [slot for slot, since in self._expired.items() if since + REMEMBERED <= now]:
+                del self._expired[slot]
 
     def expires(self, principal: Principal, session_id: str) -> float:
         """When the grant of a session ends, on the clock; 0 where there is none."""
@@ -221,12 +234,13 @@ class Authenticator:
             return sum(self._clock() < expires for expires, _ in self._grants.values())
 
     def _slot(self, principal: Principal, session_id: str) -> tuple[str, str]:
-        return (principal.key_id, "" if self._mfa.grant_scope == "key" else session_id)
+        # A place of the other scope must never be met by one without a session: hence the mark before the id.
+        return (principal.key_id, "" if self._mfa.grant_scope == "key" else f"={session_id}")
 
     def _grant(self, slot: tuple[str, str], step: int) -> Grant:
         with self._lock:
             self._grants[slot] = (self._clock() + self._mfa.session_lifetime, step)
-            self._expired.discard(slot)
+            self._expired.pop(slot, None)
         return Grant(self._mfa.session_lifetime)
 
     def _repeated(self, slot: tuple[str, str], step: int, state: _KeyState, now: float) -> Grant:

@@ -2,6 +2,9 @@
 
 A connection is always in one hand. Either a worker has it (`run`), which goes as far as the bytes at hand allow and
 then parks it; or the server's loop has it (`attend`, `expire`), which waits for its socket and holds no thread for it.
+While an answer is pending, whoever clears `_pending` under `_lock` has the connection from then on: its worker when the
+handler returns an answer, another thread that answers in its place (`take_over`), or the loop that closes it. A worker
+that finds it taken must not touch the connection again, which may be serving the next request by then.
 Nothing here blocks on a client: what it does not take yet waits in the transport, and every wait has a total deadline
 that no trickle of bytes extends. Two others may reach in, under `_lock`: a `Sink`, and the loop when it watches for a
 hang-up during a handler. The lock also keeps OpenSSL from being entered twice.
@@ -9,21 +12,17 @@ hang-up during a handler. The lock also keeps OpenSSL from being entered twice.
 
 from __future__ import annotations
 
-import enum
-import logging
 import math
 import secrets
 import selectors
 import socket
-import ssl
 import threading
-from collections.abc import Callable
-from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import NoReturn
 
-from fleetshell_tools.relay.application import Application, EventStream, Hangup, Limits
+from fleetshell_tools.relay.application import EventStream, Pending, Public
 from fleetshell_tools.relay.events import OpenStream
+from fleetshell_tools.relay.farewell import Farewell
 from fleetshell_tools.relay.http1 import (
     CONTINUE,
     Malformed,
@@ -34,6 +33,7 @@ from fleetshell_tools.relay.http1 import (
     encode,
     error,
 )
+from fleetshell_tools.relay.phases import Loop, Next, Phase
 from fleetshell_tools.relay.transport import NotTls, Transport
 
 _DRAIN_LIMIT = 65536  # the body of a refused request is skipped up to this size; beyond it the connection is closed
@@ -43,40 +43,8 @@ _LINGER_MS = 10  # how long a worker waits for the next request before it parks 
 _HTTPS_ONLY = error(400, "This port speaks HTTPS; use https:// in the URL.")
 
 
-class Loop(Protocol):
-    """What a connection needs of its server; the methods are described there."""
-
-    application: Application
-    limits: Limits
-    log: logging.Logger
-    ssl_context: ssl.SSLContext | None
-    stopping: bool
-
-    def park(self, connection: Connection) -> None: ...
-    def nudge(self, connection: Connection) -> None: ...
-    def retire(self, connection: Connection) -> None: ...
-    def watch(self, connection: Connection) -> None: ...
-    def admitted(self, connection: Connection) -> None: ...
-    def linger(self, wait: Callable[[], bool]) -> bool: ...
-    def call(self, callback: Callable[[], None]) -> None: ...
-
-
-class Phase(enum.Enum):
-    """What a connection is about."""
-
-    RECEIVING = "receiving"
-    HANDLING = "handling"
-    STREAMING = "streaming"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-class Next(enum.Enum):
-    """What the loop is to do with a connection that it attended to."""
-
-    WAIT = "wait"
-    RUN = "run"
-    CLOSE = "close"
+class _TakenOver(Exception):
+    """The running handler's connection is in another hand."""
 
 
 class Connection:
@@ -94,11 +62,9 @@ class Connection:
         self._reader = Reader(peer, loop.limits.max_head, loop.limits.max_fields)
         self._head: RequestHead | None = None
         self._admission: object = None
-        self._proven = False
-        self._hangup: Hangup | None = None
+        self._pending: Pending | None = None
         self._close_after_stream = False
-        self._half_closed = False
-        self._discarded = 0
+        self._farewell = Farewell(self._transport, loop.limits.max_body)
         limits = loop.limits
         self.deadline = monotonic() + (limits.head_seconds if self._shaken else limits.handshake_seconds)
 
@@ -113,6 +79,8 @@ class Connection:
         try:
             if self._shaken or self._shake_hands():
                 self._converse()
+        except _TakenOver:
+            return
         except (OSError, EOFError) as gone:
             # The client left or broke off TLS: its right, and nothing an operator should read of.
             self._loop.log.debug("connection of %s ended: %s", self.peer, gone or "closed by the client")
@@ -197,7 +165,7 @@ class Connection:
     def _admit(self, head: RequestHead) -> bool:
         """Ask the application whether the request may send its body; a refusal is answered here."""
         try:
-            verdict = self._loop.application.precheck(head)
+            verdict = self._loop.application.precheck(head, self._admission)
         except Exception:
             verdict = self._failure(f"{head.method} {head.path}")
         length = head.content_length or 0
@@ -207,8 +175,7 @@ class Connection:
             self._reader.skip(length)
             self._reply(verdict, close=close, without_body=head.method == "HEAD")
             return False
-        if not self._proven:
-            self._proven = True
+        if (self._admission is None or isinstance(self._admission, Public)) and not isinstance(verdict, Public):
             self._loop.admitted(self)
         limits = self._loop.limits
         if length > limits.max_body:
@@ -222,36 +189,52 @@ class Connection:
 
     def _handle(self, head: RequestHead, body: bytes) -> None:
         request = Request(head.method, head.path, head.query, head.headers, body, head.peer)
-        hangup = Hangup(self._watch)
-        self._hangup, self.deadline, self.phase = hangup, math.inf, Phase.HANDLING
-        admission, self._admission = self._admission, None
+        pending = Pending(self, head)
+        self._pending, self.deadline, self.phase = pending, math.inf, Phase.HANDLING
         try:
-            answer = self._loop.application.handle(request, admission, hangup)
+            answer = self._loop.application.handle(request, self._admission, pending)
         except Exception:
             answer = self._failure(f"{head.method} {head.path}")
-        hangup.end()
+        if answer is None:
+            self._leave(pending)
         with self._lock:
-            # From here on the loop no longer reads on behalf of the hang-up.
-            self._hangup = None
-            if self.phase is Phase.HANDLING:
-                self.phase = Phase.RECEIVING
+            # From here on nobody else answers, and the loop no longer reads on behalf of a hang-up.
+            mine = self._pending is pending
+            stream = self._begin(answer, head) if mine else None
+        pending.end()
+        if not mine:
+            if isinstance(answer, EventStream):
+                self._loop.call(answer.on_close)
+            self._leave(pending)
+        if stream is not None:
+            stream.open()
+
+    def _begin(self, answer: Response | EventStream, head: RequestHead) -> OpenStream | None:
+        """Send an answer, or an event stream's head, on behalf of the pending handler; the lock is held."""
+        self._pending, self.phase = None, Phase.RECEIVING
         without_body = head.method == "HEAD"
-        if isinstance(answer, Response):
-            self._reply(answer, close=answer.close or head.close, without_body=without_body)
-        elif without_body:
+        if isinstance(answer, EventStream):
+            if not without_body:
+                return self._begin_stream(answer, head)
             self._loop.call(answer.on_close)
-            self._reply(Response(200, content_type="text/event-stream"), close=True, without_body=True)
-        else:
-            self._open_stream(answer, head)
+            answer = Response(200, content_type="text/event-stream", close=True)
+        self._reply(answer, close=answer.close or head.close, without_body=without_body)
+        return None
+
+    def _leave(self, pending: Pending) -> NoReturn:
+        """The handler has returned, but its connection was taken over or closed meanwhile, or will be."""
+        with self._lock:
+            pending.over = True
+            detached = pending.detached
+        if detached:
+            self._loop.lend(-1)
+        raise _TakenOver
 
     def _failure(self, where: str) -> Response:
         """The application failed: its traceback goes to the log, an id to the client."""
         number = secrets.token_hex(4)
         self._loop.log.exception("internal error %s in %s", number, where)
         return error(500, f"internal error, see log {number}")
-
-    def _watch(self) -> None:
-        self._loop.watch(self)
 
     def _reply(self, response: Response, *, close: bool, without_body: bool = False) -> None:
         close = close or self._loop.stopping
@@ -277,22 +260,46 @@ class Connection:
             seconds = limits.idle_seconds
         self.deadline = monotonic() + seconds
 
-    def _open_stream(self, answer: EventStream, head: RequestHead) -> None:
+    def _begin_stream(self, answer: EventStream, head: RequestHead) -> OpenStream:
         self._close_after_stream = head.close
-        stream = OpenStream(
-            answer,
-            self._transport,
-            self._lock,
-            self._loop.limits,
-            chunked=not head.http10,
-            nudge=partial(self._loop.nudge, self),
-            drop=partial(self._loop.retire, self),
-        )
+        stream = OpenStream(answer, self, self._transport, self._lock, self._loop, chunked=not head.http10)
         self.stream, self.phase = stream, Phase.STREAMING
         stream.begin()
-        answer.on_open(stream)
+        return stream
 
     # ---- from any thread
+
+    def watch(self) -> None:
+        """See `Pending.on_hangup`."""
+        self._loop.watch(self)
+
+    def take_over(self, pending: Pending, answer: Response | EventStream) -> bool:
+        """See `Pending.answer`: take the connection out of the hand of the worker whose handler is still running."""
+        try:
+            with self._lock:
+                if self._pending is not pending:
+                    return False
+                stream = self._begin(answer, pending.head)
+            pending.end()
+            if stream is not None:
+                stream.open()
+        except OSError as gone:
+            self._loop.log.debug("connection of %s ended: %s", self.peer, gone)
+            self._loop.retire(self)
+        except BaseException:
+            self._loop.retire(self)
+            raise
+        else:
+            (self._loop.resume if stream is None else self._loop.park)(self)
+        return True
+
+    def detach(self, pending: Pending) -> None:
+        """See `Pending.detach`."""
+        with self._lock:
+            first = not (pending.over or pending.detached)
+            pending.detached = True
+        if first:
+            self._loop.lend(1)
 
     def abort(self) -> None:
         """Cut the connection off; whoever has it in hand will meet the end of it and retire it."""
@@ -301,9 +308,9 @@ class Connection:
     def cut_off(self) -> None:
         """The server has no more time for the running handler: tell it so, and cut its client off."""
         with self._lock:
-            hangup = self._hangup
-        if hangup is not None:
-            self._loop.call(hangup.happened)
+            pending = self._pending
+        if pending is not None:
+            self._loop.call(pending.happened)
         self.abort()
 
     # ---- in the loop
@@ -362,22 +369,13 @@ class Connection:
         return bool(data) and len(self._reader) <= _AHEAD_LIMIT
 
     def _attend_closing(self, events: int) -> Next:
-        """End the connection so that the last answer arrives.
-
-        Closing a socket with unread bytes makes the kernel send a reset, which may destroy the answer on its way:
-        so we only end our side and throw away what comes until the client ends its own (RFC 9112 section 9.6).
-        """
         if self._transport.unwritten:
             return Next.WAIT
-        if not self._half_closed:
-            self._half_closed = True
+        if not self._farewell.begun:
             self.deadline = monotonic() + _CLOSE_SECONDS
-            self._transport.end_writing()
-        if events & selectors.EVENT_READ:
-            discarded = self._transport.discard()
-            self._discarded += discarded or 0
-            if discarded is None or self._discarded > self._loop.limits.max_body:
-                return Next.CLOSE
+            self._farewell.begin()
+        if events & selectors.EVENT_READ and not self._farewell.hear():
+            return Next.CLOSE
         return Next.WAIT
 
     def attend_handler(self) -> bool:
@@ -387,15 +385,15 @@ class Connection:
             Whether to go on watching. A client that sends more is alive, and what it sends is left for later.
         """
         with self._lock:
-            hangup = self._hangup
-            if hangup is None or self._reader:
+            pending = self._pending
+            if pending is None or self._reader:
                 return False
             try:
                 present, more = self._hear(), bool(self._reader)
             except OSError:
                 present, more = False, False
         if not present:
-            self._loop.call(hangup.happened)
+            self._loop.call(pending.happened)
         return present and not more
 
     def expire(self, now: float) -> Next:
@@ -434,11 +432,11 @@ class Connection:
             if self.phase is Phase.CLOSED:
                 return
             self.phase = Phase.CLOSED
-            hangup = self._hangup
+            pending, self._pending = self._pending, None
             self._stream_is_over()
             self._transport.close()
-        if hangup is not None:
-            self._loop.call(hangup.happened)
+        if pending is not None:
+            self._loop.call(pending.happened)
 
     def _stream_is_over(self) -> None:
         """Tell the application, once."""

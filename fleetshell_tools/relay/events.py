@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from fleetshell_tools.relay.application import EventStream, Limits
+from fleetshell_tools.relay.application import EventStream
 from fleetshell_tools.relay.http1 import LAST_CHUNK, chunk, encode_stream_head
+from fleetshell_tools.relay.phases import Loop
 from fleetshell_tools.relay.transport import Transport
+
+if TYPE_CHECKING:
+    from fleetshell_tools.relay.connection import Connection
 
 _BACKLOG = 1 << 20  # bytes that wait for the client before it is dropped
 _PING = b": ping\n\n"
@@ -20,42 +24,44 @@ class OpenStream:
 
     Args:
         stream: What the application answered.
+        connection: Whose stream it is.
         transport: Where to write.
         lock: The connection's lock.
-        limits: For the pause between pings, and the patience with a client that does not read.
+        loop: What the connection belongs to; its limits have the pause between pings, and the patience with a client
+            that does not read.
         chunked: False for HTTP/1.0, where the stream ends with the connection.
-        nudge: Tells the loop that the connection waits for something else now.
-        drop: Has the connection closed.
     """
 
     def __init__(
         self,
         stream: EventStream,
+        connection: Connection,
         transport: Transport,
         lock: threading.Lock,
-        limits: Limits,
+        loop: Loop,
         *,
         chunked: bool,
-        nudge: Callable[[], None],
-        drop: Callable[[], None],
     ) -> None:
         self.standing = stream.standing
         self._fields = stream.headers
         self.on_close = stream.on_close
+        self._on_open = stream.on_open
+        self._connection = connection
         self._transport = transport
         self._lock = lock
-        self._limits = limits
+        self._loop = loop
         self._chunked = chunked
-        self._nudge = nudge
-        self._drop = drop
         self._ended = False
-        self._next_ping = monotonic() + limits.ping_seconds
+        self._next_ping = monotonic() + loop.limits.ping_seconds
         self._stall = math.inf
 
     def begin(self) -> None:
-        """Send the answer's head."""
-        with self._lock:
-            self._transport.write(encode_stream_head(self._fields, chunked=self._chunked))
+        """Send the answer's head; the caller holds the lock."""
+        self._transport.write(encode_stream_head(self._fields, chunked=self._chunked))
+
+    def open(self) -> None:
+        """Give the stream to the application."""
+        self._on_open(self)
 
     def send(self, event: bytes) -> bool:
         """See `Sink.send`."""
@@ -73,9 +79,9 @@ class OpenStream:
                 return True
             self._ended = waiting > _BACKLOG
         if waiting > _BACKLOG:
-            self._drop()
+            self._loop.retire(self._connection)
             return False
-        self._nudge()
+        self._loop.nudge(self._connection)
         return True
 
     def close(self) -> None:
@@ -89,7 +95,7 @@ class OpenStream:
                     self._transport.write(LAST_CHUNK)
             except OSError:
                 self._transport.abort()
-        self._nudge()
+        self._loop.nudge(self._connection)
 
     # ---- in the loop, under the lock
 
@@ -107,7 +113,7 @@ class OpenStream:
         if not self._transport.unwritten:
             self._stall = math.inf
         elif self._stall == math.inf:
-            self._stall = monotonic() + self._limits.write_seconds
+            self._stall = monotonic() + self._loop.limits.write_seconds
         return min(self._next_ping, self._stall)
 
     def ping(self, now: float) -> bool:
@@ -115,6 +121,6 @@ class OpenStream:
         if now >= self._stall:
             return False
         if now >= self._next_ping:
-            self._next_ping = now + self._limits.ping_seconds
+            self._next_ping = now + self._loop.limits.ping_seconds
             self._transport.write(chunk(_PING) if self._chunked else _PING)
         return True

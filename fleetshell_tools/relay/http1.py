@@ -26,7 +26,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"[0-9A-Za-z.\-_~%]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _DIGITS = re.compile(r"[0-9]{1,18}")
+_REMEMBERED = 2048  # bytes of a head that is kept to be compared with the next one
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+_SINGLE = ("Authorization", "Content-Type", "Origin")  # that what is admitted depends upon, beside Host
 
 
 class Malformed(Exception):
@@ -131,6 +133,9 @@ class Reader:
         self._buffer = bytearray()
         self._scanned = 0
         self._skip = 0
+        # Most heads of a connection are the same as the one before.
+        self._raw_before = b""
+        self._before: RequestHead | None = None
 
     def __len__(self) -> int:
         """How many bytes wait to be taken."""
@@ -173,8 +178,13 @@ class Reader:
             _check_unfinished_head(buffer[start:])
             return None
         self._scanned = 0
-        head = parse_head(buffer[start : end + 2], self._peer, self._max_fields)
+        raw = bytes(memoryview(buffer)[start : end + 2])
         del buffer[: end + 4]
+        if raw == self._raw_before:
+            return self._before
+        head = parse_head(raw, self._peer, self._max_fields)
+        if len(raw) <= _REMEMBERED:
+            self._raw_before, self._before = raw, head
         return head
 
     def body(self, length: int) -> bytes | None:
@@ -222,6 +232,10 @@ def parse_head(raw: bytes | bytearray, peer: str, max_fields: int = 100) -> Requ
     lines.pop()
     headers = Headers([(name, value) for name, _, value in [line.partition(":") for line in lines]])
     _check_host(headers, http10)
+    for name in _SINGLE:
+        # RFC 9110 section 5.3: not to be sent twice; of two a proxy in front may have judged the other one.
+        if len(headers.get_all(name)) > 1:
+            raise Malformed(400, f"The request has more than one {name} field.")
     length = _content_length(headers, http10)
     if length is None and method in _BODY_METHODS:
         raise Malformed(411, f"A {method} request needs a Content-Length.")
@@ -333,7 +347,7 @@ def encode_stream_head(fields: tuple[tuple[str, str], ...], *, chunked: bool) ->
     framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
     return (
         f"{_status_line(200)}{_date_line()}Content-Type: text/event-stream\r\n"
-        f"Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n{framing}{_field_lines(fields, not chunked)}"
+        f"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n{framing}{_field_lines(fields, not chunked)}"
     ).encode("latin-1")
 
 

@@ -22,19 +22,21 @@ from socketserver import TCPServer
 from time import monotonic
 
 from fleetshell_tools.core.errors import FleetShellError
-from fleetshell_tools.relay.application import Application, EventStream, Hangup, Limits, Sink
-from fleetshell_tools.relay.connection import Connection, Next, Phase
+from fleetshell_tools.relay.addresses import why_not_listening
+from fleetshell_tools.relay.application import Application, EventStream, Limits, Pending, Sink
+from fleetshell_tools.relay.connection import Connection
 from fleetshell_tools.relay.http1 import Headers, Request, RequestHead, Response
+from fleetshell_tools.relay.phases import Next, Phase
 from fleetshell_tools.relay.roster import Roster
 from fleetshell_tools.relay.workers import WorkerPool
 
 __all__ = [
     "Application",
     "EventStream",
-    "Hangup",
     "Headers",
     "HttpServer",
     "Limits",
+    "Pending",
     "Request",
     "RequestHead",
     "Response",
@@ -88,7 +90,7 @@ class HttpServer(HTTPServer):
             # The stock handler holds a thread for as long as its connection lasts; `Connection` takes its place.
             super().__init__(address, BaseHTTPRequestHandler)
         except (OSError, OverflowError) as error:
-            raise FleetShellError(_why_not_listening(address, error)) from error
+            raise FleetShellError(why_not_listening(address, error)) from error
         self.socket.setblocking(False)
         self._workers = WorkerPool("http", self.limits.max_workers, log)
         self._callbacks = WorkerPool("http-callback", _CALLBACK_THREADS, log)
@@ -265,6 +267,10 @@ class HttpServer(HTTPServer):
         """Take a connection over from its worker."""
         self._post(partial(self._park, connection))
 
+    def resume(self, connection: Connection) -> None:
+        """Let a worker go on with a connection that nobody has in hand."""
+        self._workers.submit(connection.run)
+
     def nudge(self, connection: Connection) -> None:
         """Look again at what a parked connection waits for."""
         self._post(partial(self._nudge, connection))
@@ -290,6 +296,10 @@ class HttpServer(HTTPServer):
     def linger(self, wait: Callable[[], bool]) -> bool:
         """Let a worker wait shortly by `wait`, if it has nothing better to do."""
         return self._workers.linger(wait)
+
+    def lend(self, change: int) -> None:
+        """Allow one worker more (1) or no longer (-1): for a handler that goes on though its client has its answer."""
+        self._workers.lend(change)
 
     def call(self, callback: Callable[[], None]) -> None:
         """Run an application's callback apart from the workers, which may all be held by slow handlers."""
@@ -417,26 +427,3 @@ class HttpServer(HTTPServer):
         self._waker.close()
         self._woken.close()
         self._finished.set()
-
-
-def _why_not_listening(address: tuple[str, int], error: OSError | OverflowError) -> str:
-    host, port = address
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(error, OverflowError):
-        return f"Cannot listen on {where}: a port is a number from 0 to 65535. Choose another one with --port."
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"Cannot listen on {where}: another process uses this port. Choose another one with --port, "
-            f"or find the process with `ss -ltnp 'sport = :{port}'`."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return (
-            f"Cannot listen on {where}: ports below 1024 need a privilege that this user lacks. "
-            "Choose a higher one with --port."
-        )
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return (
-            f"Cannot listen on {where}: this machine has no such address. Choose one of its own with --host; "
-            "127.0.0.1 serves this machine alone, 0.0.0.0 every network it is in."
-        )
-    return f"Cannot listen on {where}: {error.strerror or error}. Choose another address with --host or --port."

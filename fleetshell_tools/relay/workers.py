@@ -43,6 +43,7 @@ class WorkerPool:
         self._idle = 0
         self._fresh = 0  # threads that were started and have not come to their first job yet
         self._lingering = 0
+        self._lent = 0
         self._started = 0
         self._last_taken = 0.0
         self._stopping = False
@@ -60,7 +61,7 @@ class WorkerPool:
             self._jobs.append(job)
             if len(self._jobs) <= self._idle:
                 self._more.notify()
-            elif len(self._threads) < min(self._limit, self.EAGER):
+            elif len(self._threads) - self._lent < min(self._limit, self.EAGER):
                 self._start()
 
     def tend(self) -> float:
@@ -73,13 +74,19 @@ class WorkerPool:
             return math.inf
         with self._lock:
             now, waiting = time.monotonic(), len(self._jobs) - self._idle - self._fresh
-            if waiting <= 0 or len(self._threads) >= self._limit:
+            free = self._limit + self._lent - len(self._threads)
+            if waiting <= 0 or free <= 0:
                 return math.inf
             if now >= self._last_taken + self.PATIENCE:
-                for _ in range(min(waiting, self._limit - len(self._threads))):
+                for _ in range(min(waiting, free)):
                     self._start()
                 self._last_taken = now
             return now + self.PATIENCE
+
+    def lend(self, change: int) -> None:
+        """Leave one thread more (1) or no longer (-1) out of the count: its job is no longer what the limit is for."""
+        with self._lock:
+            self._lent += change
 
     def linger(self, wait: Callable[[], bool]) -> bool:
         """Let a worker wait shortly by `wait` for more of what it just did, if nothing else is to be done.

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.gateway import Desk, desk
 from support.http_client import Running, Serve, client_context, make_certificate, running, server_context
 
 from fleetshell_tools.relay.httpd import Limits
@@ -32,3 +33,10 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 def http_server(serve: Serve) -> Iterator[Running]:
     with serve(Limits()) as server:
         yield server
+
+
+@pytest.fixture
+def relay() -> Iterator[Desk]:
+    """A gateway behind an HTTP server, with a clock that stands still."""
+    with desk() as made:
+        yield made

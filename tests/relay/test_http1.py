@@ -90,6 +90,10 @@ BAD_REQUESTS: list[tuple[str, int, bytes]] = [
     ("user in the host", 400, b"GET / HTTP/1.1\r\nHost: me@localhost\r\n\r\n"),
     ("path in the host", 400, b"GET / HTTP/1.1\r\nHost: localhost/a\r\n\r\n"),
     ("port that is none", 400, b"GET / HTTP/1.1\r\nHost: localhost:a\r\n\r\n"),
+    # what is admitted depends upon
+    ("two authorizations", 400, get(b"Authorization: Bearer key", b"authorization: Bearer key")),
+    ("two origins", 400, get(b"Origin: https://localhost", b"Origin: null")),
+    ("two content types", 400, get(b"Content-Type: application/json;a=b", b"Content-Type: text/plain")),
     # the length of the body
     ("signed length", 400, length(b"+4")),
     ("negative length", 400, length(b"-1")),
@@ -244,3 +248,27 @@ def test_a_field_with_a_control_character_is_never_written(field: tuple[str, str
         encode(Response(200, headers=(field,)))
     with pytest.raises(ValueError, match="control character"):
         encode_stream_head((field,), chunked=True)
+
+
+def test_only_a_head_that_is_the_same_byte_for_byte_is_not_read_again() -> None:
+    reader = Reader("peer", 32768, 100)
+    first = get(b"Authorization: Bearer a")
+    reader.feed(first + first + get(b"Authorization: Bearer b") + first + get(b"X: " + b"x" * 3000) * 2)
+    heads = [reader.head() for _ in range(6)]
+    assert [head.headers.get("authorization") for head in heads if head] == ["Bearer a"] * 2 + [
+        "Bearer b",
+        "Bearer a",
+        None,
+        None,
+    ]
+    assert heads[0] is heads[1]
+    assert heads[4] is not heads[5]
+    assert reader.head() is None
+
+
+def test_a_bad_head_is_refused_as_often_as_it_comes() -> None:
+    reader = Reader("peer", 32768, 100)
+    reader.feed(length(b"x") * 2)
+    for _ in range(2):
+        with pytest.raises(Malformed):
+            reader.head()

@@ -23,7 +23,7 @@ from support.http_client import (
 )
 
 from fleetshell_tools.core.errors import FleetShellError
-from fleetshell_tools.relay.httpd import Hangup, HttpServer, Limits, Request, Response
+from fleetshell_tools.relay.httpd import Headers, HttpServer, Limits, Pending, Request, RequestHead, Response
 
 LOG = logging.getLogger("test.httpd")
 
@@ -69,7 +69,7 @@ def test_a_large_body_and_a_large_answer_pass(http_server: Running) -> None:
 
 def test_a_slow_reader_gets_its_big_answer_while_others_are_served(serve: Serve) -> None:
     with serve(Limits(max_workers=1)) as server:
-        server.app.routes["/big"] = lambda request, hangup: Response(200, b"x" * (8 << 20))
+        server.app.routes["/big"] = lambda request, pending: Response(200, b"x" * (8 << 20))
         slow = server.client(receive_buffer=4096).send(post("/big"))
         wait_until(lambda: server.has(parked=1))
         assert server.client().send(post()).answer().status == 200
@@ -79,7 +79,7 @@ def test_a_slow_reader_gets_its_big_answer_while_others_are_served(serve: Serve)
 
 def test_a_client_that_does_not_read_its_answer_is_dropped(serve: Serve) -> None:
     with serve(Limits(write_seconds=0.2)) as server:
-        server.app.routes["/big"] = lambda request, hangup: Response(200, b"x" * (8 << 20))
+        server.app.routes["/big"] = lambda request, pending: Response(200, b"x" * (8 << 20))
         slow = server.client(receive_buffer=4096).send(post("/big"))
         wait_until(lambda: server.has(connections=0, accepted=1))
         with pytest.raises((EOFError, ConnectionResetError, ssl.SSLError)):
@@ -143,7 +143,7 @@ def test_head_gets_the_length_but_no_body(http_server: Running) -> None:
 
 @pytest.mark.parametrize("status", [202, 204])
 def test_an_empty_answer_has_no_content_type(http_server: Running, status: int) -> None:
-    http_server.app.routes["/empty"] = lambda request, hangup: Response(status)
+    http_server.app.routes["/empty"] = lambda request, pending: Response(status)
     answer = http_server.client().send(post("/empty")).answer()
     assert answer.status == status
     assert answer.fields.get("content-length") == (None if status == 204 else "0")
@@ -166,7 +166,7 @@ def test_http_1_0_is_answered_and_closed(http_server: Running) -> None:
 def test_a_failing_handler_is_logged_with_the_id_that_the_client_sees(
     http_server: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(request: Request, hangup: Hangup) -> Response:
+    def fail(request: Request, pending: Pending) -> Response:
         raise RuntimeError("a bug")
 
     http_server.app.routes["/fails"] = fail
@@ -188,7 +188,7 @@ def test_a_failing_precheck_admits_nobody(http_server: Running) -> None:
 
 
 def test_an_answer_with_a_line_break_in_a_field_is_not_sent(http_server: Running) -> None:
-    http_server.app.routes["/split"] = lambda request, hangup: Response(200, headers=(("X", "a\r\nSet-Cookie: b"),))
+    http_server.app.routes["/split"] = lambda request, pending: Response(200, headers=(("X", "a\r\nSet-Cookie: b"),))
     answer = http_server.client().send(post("/split")).answer()
     assert answer.status == 500
     assert "set-cookie" not in answer.fields
@@ -200,8 +200,8 @@ def test_an_answer_with_a_line_break_in_a_field_is_not_sent(http_server: Running
 def test_a_handler_learns_that_its_client_has_gone(http_server: Running) -> None:
     gone, handling = threading.Event(), threading.Event()
 
-    def wait(request: Request, hangup: Hangup) -> Response:
-        hangup.on_hangup(gone.set)
+    def wait(request: Request, pending: Pending) -> Response:
+        pending.on_hangup(gone.set)
         handling.set()
         return Response(200 if gone.wait(PATIENCE) else 500)
 
@@ -221,8 +221,8 @@ def test_a_client_that_sends_its_next_request_has_not_hung_up(http_server: Runni
     calls: list[str] = []
     handling, seen = threading.Event(), threading.Event()
 
-    def wait(request: Request, hangup: Hangup) -> Response:
-        hangup.on_hangup(lambda: calls.append("hang-up"))
+    def wait(request: Request, pending: Pending) -> Response:
+        pending.on_hangup(lambda: calls.append("hang-up"))
         handling.set()
         seen.wait(PATIENCE)
         return Response(200)
@@ -234,8 +234,8 @@ def test_a_client_that_sends_its_next_request_has_not_hung_up(http_server: Runni
     # Another connection's hang-up is noticed only after the loop has looked at what came before.
     other_gone, other_handling = threading.Event(), threading.Event()
 
-    def other(request: Request, hangup: Hangup) -> Response:
-        hangup.on_hangup(other_gone.set)
+    def other(request: Request, pending: Pending) -> Response:
+        pending.on_hangup(other_gone.set)
         other_handling.set()
         return Response(200 if other_gone.wait(PATIENCE) else 500)
 
@@ -250,14 +250,25 @@ def test_a_client_that_sends_its_next_request_has_not_hung_up(http_server: Runni
     assert calls == []
 
 
+class NoOwner:
+    """A connection on which nothing happens."""
+
+    def watch(self) -> None: ...
+
+    def detach(self, pending: Pending) -> None: ...
+
+    def take_over(self, pending: Pending, answer: object) -> bool:
+        return False
+
+
 def test_a_forgotten_callback_is_not_called() -> None:
     calls: list[int] = []
-    hangup = Hangup()
-    forget = hangup.on_hangup(lambda: calls.append(1))
-    hangup.on_hangup(lambda: calls.append(2))
+    pending = Pending(NoOwner(), RequestHead("POST", "/", "", Headers(), "192.0.2.1"))
+    forget = pending.on_hangup(lambda: calls.append(1))
+    pending.on_hangup(lambda: calls.append(2))
     forget()
-    hangup.happened()
-    hangup.on_hangup(lambda: calls.append(3))
+    pending.happened()
+    pending.on_hangup(lambda: calls.append(3))
     assert calls == [2, 3]
 
 
@@ -267,7 +278,7 @@ def test_a_forgotten_callback_is_not_called() -> None:
 def test_a_running_request_is_answered_before_the_server_ends(http_server: Running) -> None:
     release, handling = threading.Event(), threading.Event()
 
-    def wait(request: Request, hangup: Hangup) -> Response:
+    def wait(request: Request, pending: Pending) -> Response:
         handling.set()
         return Response(200 if release.wait(PATIENCE) else 500)
 
@@ -291,8 +302,8 @@ def test_a_running_request_is_answered_before_the_server_ends(http_server: Runni
 def test_after_the_grace_a_handler_is_told_and_its_client_cut_off(http_server: Running) -> None:
     gone, handling = threading.Event(), threading.Event()
 
-    def wait(request: Request, hangup: Hangup) -> Response:
-        hangup.on_hangup(gone.set)
+    def wait(request: Request, pending: Pending) -> Response:
+        pending.on_hangup(gone.set)
         handling.set()
         return Response(200 if gone.wait(PATIENCE) else 500)
 
@@ -306,8 +317,8 @@ def test_after_the_grace_a_handler_is_told_and_its_client_cut_off(http_server: R
 
 def test_a_standing_stream_does_not_hold_up_the_end_but_one_that_answers_does(http_server: Running) -> None:
     standing, answering = Events(standing=True), Events()
-    http_server.app.routes["/standing"] = lambda request, hangup: standing.stream
-    http_server.app.routes["/answering"] = lambda request, hangup: answering.stream
+    http_server.app.routes["/standing"] = lambda request, pending: standing.stream
+    http_server.app.routes["/answering"] = lambda request, pending: answering.stream
     first, second = http_server.client().send(post("/standing")), http_server.client().send(post("/answering"))
     assert (first.head().status, second.head().status) == (200, 200)
     wait_until(lambda: http_server.has(streams=2, parked=2))
@@ -326,7 +337,7 @@ def test_a_standing_stream_does_not_hold_up_the_end_but_one_that_answers_does(ht
 
 def test_a_stream_that_outlives_the_grace_is_closed(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     client = http_server.client().send(post("/events"))
     assert client.head().status == 200
     http_server.server.shutdown(0.0)

@@ -80,7 +80,7 @@ def test_three_hundred_idle_connections_hold_no_thread(serve: Serve) -> None:
 def test_slow_handlers_keep_nobody_else_waiting(serve: Serve) -> None:
     release = threading.Event()
     with serve(Limits()) as server:
-        server.app.routes["/slow"] = lambda request, hangup: Response(200 if release.wait(PATIENCE) else 500)
+        server.app.routes["/slow"] = lambda request, pending: Response(200 if release.wait(PATIENCE) else 500)
         slow = [server.client().send(post("/slow")) for _ in range(60)]
         wait_until(lambda: sum(head.path == "/slow" for head in server.app.heads) == 60)
         assert server.client().send(post()).answer().status == 200
@@ -91,7 +91,7 @@ def test_slow_handlers_keep_nobody_else_waiting(serve: Serve) -> None:
 def test_more_requests_than_workers_wait_in_line(serve: Serve) -> None:
     release = threading.Event()
     with serve(Limits(max_workers=2)) as server:
-        server.app.routes["/slow"] = lambda request, hangup: Response(200 if release.wait(PATIENCE) else 500)
+        server.app.routes["/slow"] = lambda request, pending: Response(200 if release.wait(PATIENCE) else 500)
         # Without a key of their own to show first, all of them would have to wait for a worker to do the handshake.
         clients = [server.client().send(post()) for _ in range(5)]
         assert all(client.answer().status == 200 for client in clients)

@@ -13,17 +13,17 @@ from support.http_client import (
     wait_until,
 )
 
-from fleetshell_tools.relay.httpd import Hangup, Limits, Request
+from fleetshell_tools.relay.httpd import Limits, Pending, Request
 
 
 def test_events_arrive_as_they_are_sent_and_the_connection_serves_on_after_the_stream(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     client = http_server.client().send(post("/events"))
     head = client.head()
     assert head.status == 200
     assert head.fields["content-type"] == "text/event-stream"
-    assert head.fields["cache-control"] == "no-store"
+    assert head.fields["cache-control"] == "no-cache"
     assert head.fields["x-accel-buffering"] == "no"
     assert head.fields["mcp-session-id"] == "s"
     sink = events.open_sink()
@@ -41,7 +41,7 @@ def test_events_arrive_as_they_are_sent_and_the_connection_serves_on_after_the_s
 
 def test_a_stream_that_is_closed_where_it_is_opened_ends_properly(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     opened = events._on_open
 
     def open_send_close(sink: object) -> None:
@@ -59,7 +59,7 @@ def test_a_stream_that_is_closed_where_it_is_opened_ends_properly(http_server: R
 
 def test_a_request_that_is_pipelined_behind_a_stream_waits_for_its_end(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     client = http_server.client().send(post("/events"))
     sink = events.open_sink()
     client.send(post(body=b"behind"))
@@ -72,7 +72,7 @@ def test_a_request_that_is_pipelined_behind_a_stream_waits_for_its_end(http_serv
 
 def test_a_stream_to_http_1_0_ends_with_the_connection(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     client = http_server.client().send(post("/events").replace(b"HTTP/1.1", b"HTTP/1.0"))
     head = client.head()
     assert "transfer-encoding" not in head.fields
@@ -86,7 +86,7 @@ def test_a_stream_to_http_1_0_ends_with_the_connection(http_server: Running) -> 
 def test_a_quiet_stream_is_pinged(serve: Serve) -> None:
     events = Events()
     with serve(Limits(ping_seconds=0.05)) as server:
-        server.app.routes["/events"] = lambda request, hangup: events.stream
+        server.app.routes["/events"] = lambda request, pending: events.stream
         client = server.client().send(post("/events"))
         assert client.head().status == 200
         assert [client.chunk() for _ in range(3)] == [b": ping\n\n"] * 3
@@ -94,7 +94,7 @@ def test_a_quiet_stream_is_pinged(serve: Serve) -> None:
 
 def test_the_disconnect_of_a_stream_is_noticed_once(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     client = http_server.client().send(post("/events"))
     sink = events.open_sink()
     assert client.head().status == 200
@@ -108,7 +108,7 @@ def test_the_disconnect_of_a_stream_is_noticed_once(http_server: Running) -> Non
 
 def test_a_stream_whose_client_does_not_read_is_dropped_at_its_backlog(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     http_server.client(receive_buffer=4096).send(post("/events"))
     sink = events.open_sink()
     sent = 0
@@ -123,7 +123,7 @@ def test_a_stream_whose_client_does_not_read_is_dropped_at_its_backlog(http_serv
 def test_a_stream_whose_client_stalls_is_dropped_in_time(serve: Serve) -> None:
     events = Events()
     with serve(Limits(write_seconds=0.2)) as server:
-        server.app.routes["/events"] = lambda request, hangup: events.stream
+        server.app.routes["/events"] = lambda request, pending: events.stream
         server.client(receive_buffer=4096).send(post("/events"))
         sink = events.open_sink()
         while server.server.stats()["connections"] and sink.send(b"x" * 1000):
@@ -133,7 +133,7 @@ def test_a_stream_whose_client_stalls_is_dropped_in_time(serve: Serve) -> None:
 
 def test_events_of_many_threads_are_not_mixed_up(http_server: Running) -> None:
     events = Events()
-    http_server.app.routes["/events"] = lambda request, hangup: events.stream
+    http_server.app.routes["/events"] = lambda request, pending: events.stream
     client = http_server.client().send(post("/events"))
     sink = events.open_sink()
 
@@ -154,7 +154,7 @@ def test_events_of_many_threads_are_not_mixed_up(http_server: Running) -> None:
 def test_two_hundred_streams_hold_no_thread(serve: Serve) -> None:
     opened: list[Events] = []
 
-    def open_stream(request: Request, hangup: Hangup) -> object:
+    def open_stream(request: Request, pending: Pending) -> object:
         opened.append(Events())
         return opened[-1].stream
 

@@ -92,3 +92,19 @@ def test_stopping_tells_how_many_are_still_at_work_and_takes_no_more_jobs() -> N
     assert pool.size == 1
     release.set()
     assert pool.stop(PATIENCE) == 0
+
+
+def test_a_thread_that_is_lent_makes_room_for_another_one() -> None:
+    pool = WorkerPool("w", 1, LOG)
+    release, ran = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        assert release.wait(PATIENCE)
+
+    pool.submit(hold)
+    pool.lend(1)
+    pool.submit(ran.set)
+    assert ran.wait(PATIENCE)
+    pool.lend(-1)
+    release.set()
+    assert pool.stop(PATIENCE) == 0

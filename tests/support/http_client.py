@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleetshell_tools.relay.httpd import (
+    Application,
     EventStream,
-    Hangup,
     HttpServer,
     Limits,
+    Pending,
     Request,
     RequestHead,
     Response,
@@ -40,21 +41,23 @@ class ScriptedApp:
     """Admits who knows the key; what a path does is in `routes`, by default it says what it received."""
 
     def __init__(self) -> None:
-        self.routes: dict[str, Callable[[Request, Hangup], Response | EventStream]] = {}
+        self.routes: dict[str, Callable[[Request, Pending], Response | EventStream | None]] = {}
         self.heads: list[RequestHead] = []
+        self.before: list[object] = []
 
-    def precheck(self, head: RequestHead) -> Response | object:
+    def precheck(self, head: RequestHead, before: object) -> Response | object:
         self.heads.append(head)
+        self.before.append(before)
         if head.path == "/precheck-fails":
             raise RuntimeError("the precheck has a bug")
         if head.headers.get("authorization") != "Bearer key":
             return Response(401, b'{"error":"unauthorized"}', headers=(("WWW-Authenticate", "Bearer"),))
         return "owner"
 
-    def handle(self, request: Request, admitted: object, hangup: Hangup) -> Response | EventStream:
+    def handle(self, request: Request, admitted: object, pending: Pending) -> Response | EventStream | None:
         assert admitted == "owner"
         if request.path in self.routes:
-            return self.routes[request.path](request, hangup)
+            return self.routes[request.path](request, pending)
         return Response(200, f"{request.method} {request.path}?{request.query} ".encode() + request.body)
 
 
@@ -155,10 +158,20 @@ def post(path: str = "/echo", body: bytes = b"", key: str = "key", more: str = "
 class Running:
     """A server in a thread, and its clients."""
 
-    def __init__(self, limits: Limits, server_tls: ssl.SSLContext | None, client_tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        server_tls: ssl.SSLContext | None,
+        client_tls: ssl.SSLContext | None,
+        application: Application | None = None,
+    ) -> None:
         self.app = ScriptedApp()
         self.server = HttpServer(
-            ("127.0.0.1", 0), self.app, ssl_context=server_tls, limits=limits, log=logging.getLogger("test.httpd")
+            ("127.0.0.1", 0),
+            application or self.app,
+            ssl_context=server_tls,
+            limits=limits,
+            log=logging.getLogger("test.httpd"),
         )
         self._client_tls = client_tls
         self._clients = contextlib.ExitStack()
