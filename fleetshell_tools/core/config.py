@@ -129,9 +129,38 @@ class Sessions:
 
 
 @dataclass(frozen=True)
+class Jobs:
+    """Commands that go on after their client was answered, and output kept for reading on."""
+
+    hand_over_seconds: int = option(
+        45,
+        "Seconds after which a call is answered with what there is, and its command goes on as a job.",
+        low=1,
+        high=3600,
+    )
+    running: int = option(
+        16, "Jobs of one API key that run at once; beyond it clients wait for the end.", low=0, high=256
+    )
+    kept: int = option(
+        64, "Jobs of one API key in all, running and ended; the oldest ended one goes first.", low=1, high=4096
+    )
+    memory_bytes: int = option(
+        67_108_864, "Memory for the output of all ended jobs; the oldest goes first.", low=65536, high=4_294_967_296
+    )
+    keep_seconds: int = option(3600, "Seconds that the output of an ended job is kept.", low=10, high=604800)
+    output_bytes: int = option(
+        1_048_576, "Output kept of each stream, in bytes: half at either end; shared by the servers of one call.",
+        low=32768, high=67_108_864,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Protocol:
     sessions_per_key: int = option(64, "MCP sessions that one API key may have at once.", low=1, high=10_000)
     session_idle: int = option(3600, "Seconds after which an MCP session without requests ends.", low=60, high=604800)
+    modern: bool = option(
+        True, "Serve protocol version 2026-07-28, which has no sessions; without it clients use `initialize`."
+    )
 
 
 @dataclass(frozen=True)
@@ -156,6 +185,7 @@ class Config:
     security: Security = field(default_factory=Security, metadata={"doc": "Limits and the guard."})
     ssh: Ssh = field(default_factory=Ssh, metadata={"doc": "Connections to servers."})
     sessions: Sessions = field(default_factory=Sessions, metadata={"doc": "Shell sessions."})
+    jobs: Jobs = field(default_factory=Jobs, metadata={"doc": "Commands that outlive their client's patience."})
     protocol: Protocol = field(default_factory=Protocol, metadata={"doc": "MCP sessions."})
     defaults: Defaults = field(default_factory=Defaults, metadata={"doc": "What every server file starts from."})
 

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from fleetshell_tools.core.config import Config
+from fleetshell_tools.core.jobs import NO_JOBS, Jobs
+from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.servers import Inventory
-from fleetshell_tools.core.types import Auth, Caller, Cancellation, Fleet, Progress
+from fleetshell_tools.core.types import Auth, Caller, Cancellation, Fleet, NoReply, Progress, Reply
 
 
 def no_progress(done: float, total: float | None, message: str | None) -> None:
     """Progress that nobody asked for."""
 
 
+class _Missing:
+    """In place of a store that the application did not give: whoever uses it fails at once, and by name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise RuntimeError(f"this context was made without `{self._name}`, which is asked for `{attribute}`")
+
+
+def _unrecorded(event: str, **fields: Any) -> None:
+    raise RuntimeError(f"this context was made without `record`, which is to write {event}")
+
+
 @dataclass(frozen=True)
 class Context:
     """One call's surroundings; a tool family reaches everything through it and nothing around it.
 
-    `session_id` is the client's MCP session, which `authenticate` unlocks.
+    `session_id` is the client's MCP session, which `authenticate` unlocks. `record(event, **fields)` writes one durable record of
+    this call to the audit log before something that no server sees is changed, and raises where it can't. `reply` is how a call
+    that takes long answers its client before its end, and goes on as one of the `jobs`.
     """
 
     caller: Caller
@@ -28,3 +48,7 @@ class Context:
     auth: Auth
     progress: Progress = no_progress
     cancelled: Cancellation = field(default_factory=Cancellation)
+    record: Callable[..., object] = _unrecorded
+    prompts: PromptStore = field(default_factory=lambda: cast(PromptStore, _Missing("prompts")))
+    reply: Reply = field(default_factory=NoReply)
+    jobs: Jobs = NO_JOBS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fleetshell_tools.core.servers import Server
+    from fleetshell_tools.core.tool import Output
 
 Progress = Callable[[float, "float | None", "str | None"], None]
 """Reports progress to the client: how far, of how much (or None), and a line for a person."""
@@ -36,10 +37,10 @@ class Caller:
 
 
 class Cancellation:
-    """A flag that one thread sets and others poll, or are called back by."""
+    """A flag that one thread sets and others poll, wait for, or are called back by; cheap to make, since each call has one."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._set = False
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self.why = ""
@@ -47,24 +48,30 @@ class Cancellation:
     def set(self, why: str = "cancelled by the client") -> None:
         """Cancel; the first reason given stays."""
         with self._lock:
-            if self._event.is_set():
+            if self._set:
                 return
             self.why = why
-            self._event.set()
+            self._set = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._set
 
     def wait(self, seconds: float) -> bool:
-        return self._event.wait(seconds)
+        """Wait until it is set, or so many seconds have passed; returns whether it is set."""
+        if not self._set:
+            event = threading.Event()
+            forget = self.on_set(event.set)
+            event.wait(seconds)
+            forget()
+        return self._set
 
     def on_set(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` once when cancelled (at once if it already is); returns a function that forgets it."""
         with self._lock:
-            if not self._event.is_set():
+            if not self._set:
                 self._callbacks.append(callback)
 
                 def forget() -> None:
@@ -137,12 +144,45 @@ class Completed:
 
 @dataclass(frozen=True)
 class HostResult:
-    """One server's part of a fan-out: either `completed` or `error` is set."""
+    """One server's part of a call.
+
+    `error` is set where it failed; `completed` then holds what had been seen, if anything. While it is `running` (or waits
+    for its turn) `completed` holds the output so far.
+    """
 
     server_id: str
     completed: Completed | None = None
     error: str | None = None
     duration_ms: int = 0
+    running: bool = False
+
+
+Snapshot = Callable[[], "list[HostResult]"]
+"""The state of every server of a call now, in the order of its servers; for any thread, during the call and after it."""
+
+
+class Reply(Protocol):
+    """What a long call may do about its client, who will not wait for ever."""
+
+    def when_impatient(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called once, in another thread, when the client will not wait longer.
+
+        Returns:
+            Forgets the callback.
+        """
+
+    def answer(self, output: Output) -> bool:
+        """Answer the client now, while the call goes on; False where it has been answered already."""
+
+
+class NoReply:
+    """A client with all the patience there is."""
+
+    def when_impatient(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+    def answer(self, output: Output) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -253,9 +293,24 @@ class Fleet(Protocol):
         """Shells that keep their state between commands."""
 
     def run(
-        self, caller: Caller, server: Server, act: Act, *, timeout: float, cancelled: Cancellation, progress: Progress
+        self,
+        caller: Caller,
+        server: Server,
+        act: Act,
+        *,
+        timeout: float,
+        cancelled: Cancellation,
+        progress: Progress,
+        watch: Callable[[Snapshot], None] | None = None,
+        on_output: Callable[[], None] | None = None,
+        keep: int | None = None,
     ) -> Completed:
         """Run one command and wait for its end.
+
+        Args:
+            watch: Called once, before anything runs, with a way to look at the command while it runs.
+            on_output: Called whenever there is more output, in the thread that collects it: it must not take long.
+            keep: Bytes of output to keep per stream, half of them at either end; never less than one call may show.
 
         Raises:
             Blocked, Unreachable, AuditUnavailable: Nothing ran, or the connection was lost.
@@ -272,8 +327,11 @@ class Fleet(Protocol):
         stop_on_failure: bool,
         cancelled: Cancellation,
         progress: Progress,
+        watch: Callable[[Snapshot], None] | None = None,
+        on_output: Callable[[], None] | None = None,
+        keep: int | None = None,
     ) -> list[HostResult]:
-        """Run one command on many servers at once; the results keep the order of `servers`."""
+        """Run one command on many servers at once; the results keep the order of `servers`. See `run`."""
 
     def connection_state(self, server: Server) -> ConnectionState:
         """What is known now, without connecting."""

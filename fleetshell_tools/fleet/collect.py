@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 
 from fleetshell_tools.core.text import decode, one_line
@@ -12,6 +13,8 @@ from fleetshell_tools.core.types import Captured, Progress
 class HeadTail:
     """Keeps at most `limit` bytes from the start and `limit` from the end of what it is fed.
 
+    One thread feeds it; any thread may ask at any time what was captured.
+
     Args:
         limit: Bytes to keep on either side.
     """
@@ -20,23 +23,26 @@ class HeadTail:
         self._limit = limit
         self._head = bytearray()
         self._tail = bytearray()
+        self._lock = threading.Lock()
         self.total = 0
 
     def feed(self, data: bytes | memoryview) -> None:
-        self.total += len(data)
-        room = self._limit - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
-        if len(data) >= self._limit:
-            self._tail[:] = data[-self._limit :]
-        elif data:
-            self._tail += data
-            if len(self._tail) > 2 * self._limit:
-                del self._tail[: -self._limit]
+        with self._lock:
+            self.total += len(data)
+            room = self._limit - len(self._head)
+            if room > 0:
+                self._head += data[:room]
+                data = data[room:]
+            if len(data) >= self._limit:
+                self._tail[:] = data[-self._limit :]
+            elif data:
+                self._tail += data
+                if len(self._tail) > 2 * self._limit:
+                    del self._tail[: -self._limit]
 
     def captured(self) -> Captured:
-        return Captured(bytes(self._head), bytes(self._tail[-self._limit :]), self.total)
+        with self._lock:
+            return Captured(bytes(self._head), bytes(self._tail[-self._limit :]), self.total)
 
 
 class Marked:

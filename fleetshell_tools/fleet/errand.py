@@ -11,11 +11,12 @@ from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.errors import BadArgument, Blocked, Cancelled, FleetShellError, TimedOut, Unreachable
 from fleetshell_tools.core.servers import Server
 from fleetshell_tools.core.text import decode, one_line
-from fleetshell_tools.core.types import Act, Caller, Cancellation, Captured, Completed, Verdict
+from fleetshell_tools.core.types import Act, Caller, Cancellation, Captured, Completed, HostResult, Verdict
 from fleetshell_tools.fleet import remote
 from fleetshell_tools.fleet.connections import Connection, Connections
 from fleetshell_tools.fleet.identity import Identity
 from fleetshell_tools.fleet.mux import Job, Loop
+from fleetshell_tools.fleet.mux.session import Session
 from fleetshell_tools.fleet.remote import Wire
 from fleetshell_tools.fleet.started import Started
 from fleetshell_tools.fleet.transport import Ended, Limits
@@ -70,6 +71,9 @@ class Errand:
         self._on_trust = False
         self._doubtful = False
         self._made = 0
+        self._took_ms: int | None = None
+        self._session: Session | None = None
+        self._lost: Ended | None = None
         self._on_done: Callable[[Errand], None] = lambda errand: None
         self._identity: Identity
         self._connection: Connection
@@ -79,11 +83,28 @@ class Errand:
 
     @property
     def duration_ms(self) -> int:
-        return round((time.monotonic() - self._began) * 1000)
+        return round((time.monotonic() - self._began) * 1000) if self._took_ms is None else self._took_ms
 
     @property
     def failed(self) -> bool:
         return self.completed is None or self.completed.exit_code != 0
+
+    def snapshot(self) -> HostResult:
+        """How it stands, for any thread: what it has printed so far, and once it is done how it ended."""
+        took = self.duration_ms
+        if not self.done:
+            session = self._session
+            so_far = session.captured() if session else (Captured(), Captured())
+            return HostResult(self.server.id, Completed(None, *so_far, took), duration_ms=took, running=True)
+        error = self.error
+        if error is None:
+            return HostResult(self.server.id, self.completed, duration_ms=took)
+        if not isinstance(error, FleetShellError):
+            return HostResult(self.server.id, error="internal error, see the relay's log", duration_ms=took)
+        seen = None
+        if self._lost is not None:
+            seen = Completed(None, self._lost.stdout, self._lost.stderr, took, stopped="unconfirmed")
+        return HostResult(self.server.id, seen, error.message, took)
 
     def admit(self, verdict: Verdict, identity: Callable[[], Identity], *, durable: bool) -> None:
         """Take the guard's verdict, find out who we are and write the intent; nothing has reached the host yet.
@@ -185,9 +206,12 @@ class Errand:
         self._opened, self._made = False, self._connection.made
         job = Job(
             self._identity.name, self._wire.command, self._wire.nonce, self._wire.stdin, self._road.limits, self._deadline,
-            self._on_output, self._note_start, self._note_open,
+            self._on_output, self._note_start, self._note_open, on_begin=self._note_session,
         )  # fmt: skip
         self._loop.submit(job, self._ended)
+
+    def _note_session(self, session: Session) -> None:
+        self._session = session
 
     def _note_open(self) -> None:
         self._opened = True
@@ -285,6 +309,7 @@ class Errand:
     def _finish(self, ended: Ended, stopped: str = "", left: str = "") -> None:
         if ended.marker and stopped != "unconfirmed" and ended.why != "lost":
             self._road.started.remove(self._wire.nonce)
+        self._lost = ended if ended.why == "lost" else None
         try:
             self.completed = self._completed(ended, stopped, left)
         except FleetShellError as error:
@@ -348,9 +373,10 @@ class Errand:
         self._close("failed", success=False, reason=reason, **({"error": text} if known else {}))
 
     def _close(self, event: str, **fields: Any) -> None:
+        self._took_ms = self.duration_ms
         self.done = True
         try:
-            self._record.outcome(event, duration_ms=self.duration_ms, **fields)
+            self._record.outcome(event, duration_ms=self._took_ms, **fields)
         except FleetShellError as error:
             # The command has run, so its result is still given; that its outcome is missing is the louder news.
             self.error, self.completed = error, None

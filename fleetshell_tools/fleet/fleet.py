@@ -26,6 +26,7 @@ from fleetshell_tools.core.types import (
     ConnectionState,
     HostResult,
     Progress,
+    Snapshot,
     Verdict,
 )
 from fleetshell_tools.fleet import remote
@@ -149,16 +150,35 @@ class SshFleet:
 
     def connection_state(self, server: Server) -> ConnectionState:
         try:
-            return self.connections.state(self._identities.of(server))
+            return self.connections.state(self._identities.glance(server))
         except FleetShellError as error:
             return ConnectionState("failed", last_error=error.message)
 
     def run(
-        self, caller: Caller, server: Server, act: Act, *, timeout: float, cancelled: Cancellation, progress: Progress
+        self,
+        caller: Caller,
+        server: Server,
+        act: Act,
+        *,
+        timeout: float,
+        cancelled: Cancellation,
+        progress: Progress,
+        watch: Callable[[Snapshot], None] | None = None,
+        on_output: Callable[[], None] | None = None,
+        keep: int | None = None,
     ) -> Completed:
         verdict = self._judge(server, act)
-        errand = self._errand(caller, server, act, timeout, cancelled, last_line(progress))
+        report = last_line(progress)
+
+        def heard(data: bytes) -> None:
+            report(data)
+            if on_output:
+                on_output()
+
+        errand = self._errand(caller, server, act, timeout, cancelled, heard, keep)
         errand.admit(verdict, lambda: self._identities.of(server), durable=True)
+        if watch:
+            watch(lambda: [errand.snapshot()])
         self._drive([errand], 1, False, cancelled, lambda done: None)
         if errand.error is not None:
             raise errand.error
@@ -176,30 +196,42 @@ class SshFleet:
         stop_on_failure: bool,
         cancelled: Cancellation,
         progress: Progress,
+        watch: Callable[[Snapshot], None] | None = None,
+        on_output: Callable[[], None] | None = None,
+        keep: int | None = None,
     ) -> list[HostResult]:
-        results: dict[int, HostResult] = {}
-        admitted: dict[Errand, int] = {}
-        for number, server in enumerate(servers):
+        hosts: list[Errand | HostResult] = []
+        admitted: list[Errand] = []
+        heard = (lambda data: on_output()) if on_output else None
+        for server in servers:
             verdict = self._judge(server, act)
-            errand = self._errand(caller, server, act, timeout, cancelled, None)
+            errand = self._errand(caller, server, act, timeout, cancelled, heard, keep)
             try:
                 # The first makes sure that there is room for all; one sync for the rest follows.
                 errand.admit(verdict, lambda server=server: self._identities.of(server), durable=not admitted)  # type: ignore[misc]
-                admitted[errand] = number
+                admitted.append(errand)
+                hosts.append(errand)
             except FleetShellError as error:
-                results[number] = HostResult(server.id, error=error.message)
+                hosts.append(HostResult(server.id, error=error.message))
         self._audit.sync()
-        count = len(results)
+        count = len(hosts) - len(admitted)
+
+        def snapshot() -> list[HostResult]:
+            return [host.snapshot() if isinstance(host, Errand) else host for host in hosts]
+
+        if watch:
+            watch(snapshot)
 
         def on_done(errand: Errand) -> None:
             nonlocal count
             count += 1
             progress(count, len(servers), f"{errand.server.id} is done")
 
-        self._drive(list(admitted), max_parallel, stop_on_failure, cancelled, on_done)
-        for errand, number in admitted.items():
-            results[number] = _result(errand)
-        return [results[number] for number in range(len(servers))]
+        self._drive(admitted, max_parallel, stop_on_failure, cancelled, on_done)
+        for errand in admitted:
+            if errand.error is not None and not isinstance(errand.error, FleetShellError):
+                log.error("A command on %s failed.", errand.server.id, exc_info=errand.error)
+        return snapshot()
 
     def end_what_was_left(self, cancelled: Cancellation) -> Iterator[str]:
         """End the commands that a relay which was killed had left on hosts; gives a sentence for each.
@@ -257,8 +289,11 @@ class SshFleet:
         timeout: float,
         cancelled: Cancellation,
         on_output: Callable[[bytes], None] | None,
+        keep: int | None,
     ) -> Errand:
-        limits = Limits(keep=self._config.security.max_output_bytes, drain=self._config.security.max_drain_bytes)
+        security = self._config.security
+        # Half of it at either end, and never less than what one call may show.
+        limits = Limits(keep=max(security.max_output_bytes, (keep or 0) // 2), drain=security.max_drain_bytes)
         road = Road(self._audit, self.connections, self._started, limits)
         return Errand(road, caller, server, act, timeout=timeout, cancelled=cancelled, on_output=on_output)
 
@@ -358,13 +393,3 @@ def private_folder(home: Home) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     return folder
-
-
-def _result(errand: Errand) -> HostResult:
-    if errand.error is None:
-        return HostResult(errand.server.id, errand.completed, duration_ms=errand.duration_ms)
-    error = errand.error
-    if not isinstance(error, FleetShellError):
-        log.error("A command on %s failed.", errand.server.id, exc_info=error)
-        return HostResult(errand.server.id, error="internal error, see the relay's log", duration_ms=errand.duration_ms)
-    return HostResult(errand.server.id, error=error.message, duration_ms=errand.duration_ms)

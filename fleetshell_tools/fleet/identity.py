@@ -92,6 +92,11 @@ class Identities:
         self._known[server.id] = _Known(server, jump, files, _stamps(files), identity)
         return identity
 
+    def glance(self, server: Server) -> Identity:
+        """As `of`, but without a look at the key files where the identity is known; for showing, not for connecting."""
+        known = self._known.get(server.id)
+        return known.identity if known and known.server is server else self.of(server)
+
     def _local(self, server: Server) -> tuple[Identity, tuple[Path, ...]]:
         if not self._config.security.allow_local:
             raise ConfigError(

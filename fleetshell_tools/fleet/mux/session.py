@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fleetshell_tools.core.types import Captured
 from fleetshell_tools.fleet.collect import HeadTail, Marked
 from fleetshell_tools.fleet.mux import wire
 from fleetshell_tools.fleet.transport import CHUNK, Ended, Limits
@@ -35,7 +36,8 @@ class Job:
     """A command to run over the master whose socket is `name` (or here: `mux.local.LOCAL`).
 
     `deadline` is on `time.monotonic`; `on_output` is told of every piece of output, `on_marker` of our marker's words,
-    `on_open` that the host has opened the session. A `protected` job runs on when its loop is cancelled.
+    `on_open` that the host has opened the session, `on_begin` of the session whose output may be looked at from then on.
+    A `protected` job runs on when its loop is cancelled.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Job:
     on_marker: Callable[[str], None] = lambda words: None
     on_open: Callable[[], None] = lambda: None
     protected: bool = False
+    on_begin: Callable[[Session], None] = lambda session: None
 
 
 class Gone(Exception):
@@ -105,10 +108,15 @@ class Session:
         self._exited_at = 0.0
         self._pipes: dict[int, Callable[[], None]] = {}
         self._in = -1
+        job.on_begin(self)
 
     @property
     def marker(self) -> str:
         return self._marked.words
+
+    def captured(self) -> tuple[Captured, Captured]:
+        """Its stdout and stderr so far; for any thread."""
+        return self._out.captured(), self._err.captured()
 
     def ready(self, fd: int) -> None:
         """One of the files can be read (or written).
@@ -229,7 +237,7 @@ class Session:
     def _finish(self, why: str, detail: str = "") -> None:
         self._marked.finish()
         code = self._status if not why else None
-        self.ended = Ended(why, code, self._out.captured(), self._err.captured(), self._marked.words, detail)
+        self.ended = Ended(why, code, *self.captured(), self._marked.words, detail)
         self.close()
 
 
