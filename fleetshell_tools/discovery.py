@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from fleetshell_tools.core import yamlfile
 from fleetshell_tools.core.context import Context
-from fleetshell_tools.core.servers import SECTIONS, Server
+from fleetshell_tools.core.server_context import server_context
+from fleetshell_tools.core.servers import Server
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.tool import Output, tool
 
@@ -74,15 +75,16 @@ def _listed(ctx: Context, servers: list[Server], disabled: dict[str, str]) -> Se
     return ServerList(shown, len(servers), [{"id": key, "reason": why} for key, why in disabled.items()], notice)
 
 
-@tool(title="List servers", read_only=True, open_world=False)
+@tool(title="List servers", read_only=True, open_world=False, quick=True)
 def list_servers(
     ctx: Context,
     tag: Annotated[str | None, "Only servers with this tag"] = None,
     environment: Annotated[str | None, "Only servers of this environment, such as production"] = None,
 ) -> ServerList:
     """List the registered servers with their tags, environment and purpose."""
-    servers = ctx.inventory.matching([tag] if tag else [], environment)
-    return _listed(ctx, servers, {} if tag or environment else ctx.inventory.problems())
+    if tag or environment:
+        return _listed(ctx, ctx.inventory.matching([tag] if tag else [], environment), {})
+    return _listed(ctx, *ctx.inventory.listing())
 
 
 @tool(title="Search servers", read_only=True, open_world=False)
@@ -123,24 +125,4 @@ def _words(value: Any) -> Iterator[str]:
 @tool(title="Show a server's context", read_only=True, open_world=False)
 def get_server_context(ctx: Context, server_id: Annotated[str, "The server's id, from list_servers"]) -> ServerContext:
     """Show all that is known about one server: services, paths, named checks, notes, pinned host keys, connection."""
-    server = ctx.inventory.get(server_id)
-    state = ctx.fleet.connection_state(server)
-    inner = {key: value for key, value in server.context.items() if key not in SECTIONS}
-    return ServerContext(
-        id=server.id,
-        hostname=server.hostname,
-        tags=list(server.tags),
-        context=inner,
-        services=server.section("services"),
-        paths=server.section("paths"),
-        troubleshooting=server.section("troubleshooting"),
-        monitoring=server.section("monitoring"),
-        ssh={
-            "user": ctx.inventory.user(server),
-            "port": ctx.inventory.port(server),
-            "jump": ctx.inventory.jump_id(server),
-            "options": dict(server.ssh_options),
-        },
-        host_keys=ctx.fleet.fingerprints(server),
-        connection={"state": state.state, "shell": state.shell or None, "last_error": state.last_error or None},
-    )
+    return ServerContext(**server_context(ctx.inventory, ctx.fleet, server_id))

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trust": ("servers", "pin the new host key of a rebuilt server"),
     "pubkey": ("servers", "print the line for authorized_keys"),
     "auth": ("auth", "two-factor authentication: setup, status, test, enable, disable, unlock"),
+    "prompt": ("prompts", "saved prompts: save, list, show, edit, delete, history, diff, rollback"),
     "session": ("sessions", "the running relay's shell sessions: list, close"),
     "audit": ("audit", "read or verify the audit log"),
     "guard": ("guard", "what would the guard say: guard check COMMAND"),

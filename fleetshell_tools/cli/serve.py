@@ -24,8 +24,8 @@ from fleetshell_tools.core.errors import FleetShellError, NotFound
 from fleetshell_tools.core.home import Home
 
 if TYPE_CHECKING:
-    from fleetshell_tools.app import Relay
     from fleetshell_tools.core.config import Config
+    from fleetshell_tools.daemon import Relay
 
 log = logging.getLogger("fleetshell")
 
@@ -47,7 +47,7 @@ def serve(args: argparse.Namespace, home: Home) -> int:
     """Run the relay in the foreground until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     config = home.config()
     _raise_limits()
-    from fleetshell_tools.app import Relay
+    from fleetshell_tools.daemon import Relay
 
     with _only_one(home), _logging(home, config):
         host = args.host

@@ -41,6 +41,10 @@ class Home:
         return self.path / "servers"
 
     @property
+    def prompts(self) -> Path:
+        return self.path / "prompts"
+
+    @property
     def run(self) -> Path:
         return self.path / "run"
 

@@ -255,6 +255,16 @@ class Inventory:
         """Every server whose file is good, by id."""
         return [entry.server for entry in self._refresh().values() if entry.server]
 
+    def listing(self) -> tuple[list[Server], dict[str, str]]:
+        """`all` and `problems` by a single look at the folder."""
+        entries = self._refresh()
+        good = [entry.server for entry in entries.values() if entry.server]
+        return good, {name: entry.problem for name, entry in entries.items() if not entry.server}
+
+    def generation(self) -> int:
+        """A number that is another one after the servers have changed, for one process to compare."""
+        return hash(tuple((name, entry.stamp) for name, entry in self._refresh().items() if entry.server))
+
     def problems(self) -> dict[str, str]:
         """Why a server is disabled, for each whose file is bad."""
         return {name: entry.problem for name, entry in self._refresh().items() if not entry.server}

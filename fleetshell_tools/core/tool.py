@@ -81,7 +81,7 @@ class Tool:
     output: type[Output]
     function: Callable[..., Output]
     needs_grant: bool = True
-    acts: bool = False
+    quick: bool = False
 
     def definition(self) -> dict[str, Any]:
         """The tool as `tools/list` shows it."""
@@ -134,7 +134,7 @@ def tool(
     idempotent: bool = False,
     open_world: bool = True,
     needs_grant: bool = True,
-    acts: bool = False,
+    quick: bool = False,
 ) -> Callable[[Callable[..., Output]], Tool]:
     """Declare a function as an MCP tool.
 
@@ -145,7 +145,7 @@ def tool(
         idempotent: Doing it twice is the same as once.
         open_world: It reaches other machines.
         needs_grant: It is locked until `authenticate` has succeeded.
-        acts: The application audits it; a tool that reaches a server is audited by the fleet instead.
+        quick: It waits for nothing and is done in well under a millisecond.
     """
 
     def declare(function: Callable[..., Output]) -> Tool:
@@ -168,7 +168,7 @@ def tool(
             output=hints["return"],
             function=function,
             needs_grant=needs_grant,
-            acts=acts,
+            quick=quick,
         )
 
     return declare
