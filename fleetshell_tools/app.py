@@ -1,7 +1,8 @@
-"""Puts the parts together: the relay as a whole, and the single place where a tool is called."""
+"""Puts the parts together: the single place where a tool is called, and what the command line needs of the rooms."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -9,39 +10,37 @@ import pwd
 import secrets
 import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fleetshell_tools import catalog
+from fleetshell_tools import catalog, offer
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.context import Context, no_progress
-from fleetshell_tools.core.errors import AuthenticationRequired, ConfigError, FleetShellError
+from fleetshell_tools.core.errors import AuthenticationRequired, BadArgument, ConfigError, FleetShellError, NotFound
 from fleetshell_tools.core.home import Home
+from fleetshell_tools.core.jobs import Jobs
+from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.servers import Inventory
-from fleetshell_tools.core.tool import Tool
-from fleetshell_tools.core.types import Caller, Cancellation, Principal, Progress
-from fleetshell_tools.core.version import __version__
+from fleetshell_tools.core.tool import Output, Tool
+from fleetshell_tools.core.types import Caller, Principal
 from fleetshell_tools.core.words import nearest
 from fleetshell_tools.fleet import keys
 from fleetshell_tools.fleet.check import Step, changed_keys, check
 from fleetshell_tools.fleet.fleet import SshFleet, make_guard, private_folder
 from fleetshell_tools.fleet.hostkeys import HostKeys
 from fleetshell_tools.relay import auth, tls
-from fleetshell_tools.relay.auth import Authenticator, AuthState, boottime
-from fleetshell_tools.relay.exchange import Outcome, ToolCall, ToolResult
-from fleetshell_tools.relay.gateway import Gateway, HostNames
-from fleetshell_tools.relay.httpd import HttpServer, Limits
-from fleetshell_tools.relay.jsonrpc import INVALID_PARAMS, RpcError
-from fleetshell_tools.relay.protocol import Endpoint
-from fleetshell_tools.relay.sessions import Session, Sessions
+from fleetshell_tools.relay.auth import Authenticator, AuthState
+from fleetshell_tools.relay.carriers import ARGUMENT
+from fleetshell_tools.relay.exchange import Call, Conversation, Outcome, Result, ToolResult
+from fleetshell_tools.relay.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RESOURCE_NOT_FOUND, RpcError
+from fleetshell_tools.relay.progress import Reporter
 
 __all__ = [
     "App",
-    "Relay",
     "SshFleet",
     "Step",
     "changed_keys",
@@ -63,11 +62,15 @@ INSTRUCTIONS = (
 
 
 class App:
-    """The relay without its sockets: configuration, stores, fleet, authentication, and calling tools.
+    """The relay without its sockets: configuration, stores, fleet, authentication, and working on calls.
+
+    It is what the protocol calls the `Offer` and the `Runner`.
 
     Args:
         folder: Where SSH control sockets go.
     """
+
+    instructions = INSTRUCTIONS
 
     def __init__(self, home: Home, config: Config, folder: Path) -> None:
         self.home = home
@@ -76,9 +79,13 @@ class App:
         self.audit = open_audit(home, config)
         self.fleet = SshFleet(home, folder, config, self.inventory, self.audit)
         self.auth = Authenticator(config, AuthState(home.auth_state))
-        self._tools = {tool.name: tool for tool in catalog.TOOLS}
-        self.tool_list = json.dumps([tool.definition() for tool in catalog.TOOLS], separators=(",", ":")).encode()
+        self.prompts = PromptStore(home.prompts)
+        self.jobs = Jobs(lambda: self.config.jobs, self.audit.record)
         self.calls = 0
+        self._tools = {tool.name: tool for tool in catalog.TOOLS}
+        definitions = [tool.definition() for tool in catalog.TOOLS]
+        self._tool_list = _encoded(definitions)
+        self._modern_tool_list = _encoded([_with_handle(definition) for definition in definitions])
 
     def close(self) -> None:
         """End every connection and the audit log."""
@@ -92,75 +99,188 @@ class App:
         self.auth.configure(config)
         self.config = config
 
-    def call(self, principal: Principal, call: ToolCall, progress: Progress | None = None) -> Outcome:
-        """Run one tool for a client; whatever happens, this returns what the client is told."""
+    # What there is for clients
+
+    def capabilities(self, modern: bool) -> Mapping[str, Any]:
+        """See `Offer`."""
+        listed = {"listChanged": True}
+        return {"tools": listed, "prompts": listed, "resources": listed, "completions": {}}
+
+    def listing(self, method: str, modern: bool) -> bytes | None:
+        """See `Offer`."""
+        if method == "tools/list":
+            return self._modern_tool_list if modern else self._tool_list
+        entries = offer.listing(method, self.prompts, self.inventory, locked=self.config.mfa.enabled)
+        return None if entries is None else _encoded(entries)
+
+    def runs(self, method: str) -> bool:
+        """See `Offer`."""
+        return method in offer.NEEDS_GRANT
+
+    def generations(self) -> dict[str, object]:
+        """Numbers that are others once a list has changed, by the list's kind."""
+        locked = self.config.mfa.enabled
+        return {"prompts": self.prompts.generation(), "resources": 0 if locked else self.inventory.generation()}
+
+    # Working on calls
+
+    def is_quick(self, call: Call) -> bool:
+        """See `Runner`."""
         tool = self._tools.get(call.name)
-        if tool is None:
+        return tool is not None and tool.quick and call.method == "tools/call"
+
+    def run(self, principal: Principal, call: Call, conversation: Conversation) -> Outcome:
+        """Work on one call; whatever happens, this returns what the client is told."""
+        tool = self._tools.get(call.name) if call.method == "tools/call" else None
+        if call.method == "tools/call" and tool is None:
             return RpcError(
                 INVALID_PARAMS,
                 f"There is no tool {call.name[:80]!r}.{nearest(call.name, self._tools)}",
                 {"reason": "unknown_tool"},
             )
         self.calls += 1
-        session = call.session
-        caller = Caller(principal, f"{session.client_name} {session.client_version}".strip(), session.digest, tool.name)
-        context = Context(
+        try:
+            if tool is None:
+                return self._answer(principal, call, conversation)
+            if not tool.needs_grant:
+                return self._authenticate(tool, principal, call, conversation)
+            place = self._unlocked(principal, call)
+            output = tool.function(
+                self._context(principal, call, conversation, place, tool.name), **tool.arguments(call.arguments)
+            )
+            return _result(output)
+        except AuthenticationRequired as error:
+            if self.config.mfa.locked_as == "tool_error" and tool is not None:
+                return failure(error)
+            return RpcError(error.rpc_code, error.message, {"reason": error.why})
+        except FleetShellError as error:
+            return failure(error) if tool is not None else _rpc_error(call, error)
+        except Exception:
+            incident = secrets.token_hex(4)
+            log.exception("Incident %s: %s failed.", incident, tool.name if tool else call.method)
+            text = f"internal error, see log {incident}"
+            if tool is None:
+                return RpcError(INTERNAL_ERROR, text, {"reason": "internal"})
+            return ToolResult([{"type": "text", "text": text}], is_error=True)
+
+    def _answer(self, principal: Principal, call: Call, conversation: Conversation) -> Result:
+        """Prompts, resources and completion."""
+        place = self._unlocked(principal, call)
+        context = self._context(principal, call, conversation, place, call.method)
+        return Result(offer.answer(context, call.method, call.params))
+
+    def _unlocked(self, principal: Principal, call: Call) -> str:
+        """What holds the grant of a call: its session's id, or the digest of a handle.
+
+        Raises:
+            AuthenticationRequired: Nothing does.
+        """
+        session = call.peer.session
+        places = [session.id] if session else [_place(handle) for handle in call.peer.handles]
+        why = "totp_required"
+        for place in places or [""]:
+            locked = self.auth.locked(principal, place)
+            if not locked:
+                return place
+            why = locked if locked != "totp_required" else why
+        raise AuthenticationRequired(why)
+
+    def _context(
+        self, principal: Principal, call: Call, conversation: Conversation, place: str, tool: str, digest: str = ""
+    ) -> Context:
+        peer = call.peer
+        caller = Caller(principal, f"{peer.name} {peer.client_version}".strip(), digest or peer.digest, tool)
+        token = call.progress_token
+        return Context(
             caller,
-            session.id,
+            place,
             self.config,
             self.inventory,
             self.fleet,
             self.auth,
-            progress or no_progress,
+            no_progress if token is None else Reporter(conversation.notify, token),
             call.cancelled,
+            partial(self.audit.record, durable=True, **_who(caller)),
+            self.prompts,
+            _Reply(conversation),
+            self.jobs,
         )
-        try:
-            if tool.needs_grant:
-                why = self.auth.locked(principal, session.id)
-                if why:
-                    raise AuthenticationRequired(why)
-            return self._run(tool, context, call)
-        except AuthenticationRequired as error:
-            if self.config.mfa.locked_as == "tool_error":
-                return failure(error)
-            return RpcError(error.rpc_code, error.message, {"reason": error.why})
-        except FleetShellError as error:
-            return failure(error)
-        except Exception:
-            incident = secrets.token_hex(4)
-            log.exception("Incident %s: the tool %s failed.", incident, tool.name)
-            return ToolResult([{"type": "text", "text": f"internal error, see log {incident}"}], is_error=True)
 
-    def _run(self, tool: Tool, context: Context, call: ToolCall) -> ToolResult:
-        arguments = tool.arguments(call.arguments)
-        if not tool.needs_grant:
-            return self._authenticate(tool, context, arguments, call.session)
-        output = tool.function(context, **arguments)
-        return ToolResult([{"type": "text", "text": output.text()}], output.structured())
-
-    def _authenticate(self, tool: Tool, context: Context, arguments: dict[str, Any], session: Session) -> ToolResult:
+    def _authenticate(self, tool: Tool, principal: Principal, call: Call, conversation: Conversation) -> ToolResult:
         """Run `authenticate` between audit records; the code itself is in none of them."""
-        caller, started = context.caller, time.monotonic()
-        fields: dict[str, Any] = {
-            "tool": tool.name,
-            "principal": caller.principal.key_id,
-            "client": caller.client,
-            "session": caller.session,
-        }
+        arguments, started, session = tool.arguments(call.arguments), time.monotonic(), call.peer.session
+        handle = "" if session else secrets.token_urlsafe(32)
+        place = session.id if session else _place(handle)
+        context = self._context(principal, call, conversation, place, tool.name, "" if session else place[:12])
+        fields = _who(context.caller)
         try:
             output = tool.function(context, **arguments)
         except FleetShellError as error:
             self.audit.record("authentication_failed", success=False, reason=error.message, **fields)
             raise
-        self.audit.record(
-            "authenticated",
-            durable=True,
-            success=True,
-            duration_ms=round((time.monotonic() - started) * 1000),
-            **fields,
-        )
-        session.keep_until = self.auth.expires(caller.principal, session.id)
-        return ToolResult([{"type": "text", "text": output.text()}], output.structured())
+        took = round((time.monotonic() - started) * 1000)
+        self.audit.record("authenticated", durable=True, success=True, duration_ms=took, **fields)
+        if session is not None:
+            session.keep_until = self.auth.expires(principal, place)
+        result, seconds = _result(output), self.config.mfa.session_lifetime
+        if session is not None or not self.config.mfa.enabled:
+            return result
+        # The cookie carries it where the client keeps one; where not, only the model can.
+        more = {"type": "text", "text": f"If a later call is locked all the same, give it `{ARGUMENT}`: {handle}"}
+        structured = {**(result.structured or {}), ARGUMENT: handle}
+        return ToolResult([*result.content, more], structured, handle=handle, handle_seconds=seconds)
+
+
+class _Reply:
+    """A conversation as the tool families see it."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.when_impatient = conversation.when_impatient
+        self._conversation = conversation
+
+    def answer(self, output: Output) -> bool:
+        return self._conversation.answer(_result(output))
+
+
+def _place(handle: str) -> str:
+    """What a grant is bound to in the modern era: of the handle only a digest is kept."""
+    return hashlib.sha256(handle.encode()).hexdigest()
+
+
+def _result(output: Output) -> ToolResult:
+    return ToolResult([{"type": "text", "text": output.text()}], output.structured())
+
+
+def _rpc_error(call: Call, error: FleetShellError) -> RpcError:
+    missing = call.method == "resources/read" and isinstance(error, NotFound)
+    code = RESOURCE_NOT_FOUND if missing else INVALID_PARAMS
+    data: dict[str, Any] = {"reason": error.reason, **({"uri": call.name} if missing else {})}
+    return RpcError(code if isinstance(error, BadArgument | NotFound) else INTERNAL_ERROR, error.message, data)
+
+
+def _who(caller: Caller) -> dict[str, Any]:
+    return {
+        "tool": caller.tool,
+        "principal": caller.principal.key_id,
+        "client": caller.client,
+        "session": caller.session,
+    }
+
+
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _with_handle(definition: dict[str, Any]) -> dict[str, Any]:
+    """A tool as modern clients see it: with the argument that carries the grant where nothing else does."""
+    if definition["name"] == "authenticate":
+        return definition
+    schema = definition["inputSchema"]
+    handle = {"type": "string", "description": "Only where a call is locked although you have authenticated"}
+    return {
+        **definition,
+        "inputSchema": {**schema, "properties": {**schema.get("properties", {}), ARGUMENT: handle}},
+    }
 
 
 def failure(error: FleetShellError) -> ToolResult:
@@ -172,156 +292,6 @@ def failure(error: FleetShellError) -> ToolResult:
 def open_audit(home: Home, config: Config) -> AuditLog:
     """The audit log of a home."""
     return AuditLog(home.file(config.relay.audit_log), home.audit_key, home.audit_head, home.audit_reserve)
-
-
-class Relay:
-    """An `App` behind HTTPS: `serve` runs until `stop`.
-
-    Args:
-        host, port: Where to listen, in place of the configuration's.
-        use_tls: In place of the configuration's.
-
-    Raises:
-        FleetShellError: The configuration can't be served; the sentence says why.
-    """
-
-    def __init__(
-        self, home: Home, config: Config, *, host: str | None = None, port: int | None = None, use_tls: bool = True
-    ) -> None:
-        check_ready(config)
-        self.home = home
-        self.use_tls = use_tls and config.relay.http.use_tls
-        self.started = time.time()
-        self._started_boot = boottime()
-        http = config.relay.http
-        context = tls.server_context(home.file(http.cert_file), home.file(http.key_file)) if self.use_tls else None
-        self.app = App(home, config, home.run)
-        self.sessions = Sessions(
-            now=boottime,
-            per_key=config.protocol.sessions_per_key,
-            idle_seconds=max(config.protocol.session_idle, config.mfa.session_lifetime),
-        )
-        self.sessions.on_end(lambda session: self.app.auth.forget(session.key_id, session.id))
-        self.endpoint = Endpoint(
-            server_info={"name": "fleetshell", "title": "FleetShell", "version": __version__},
-            instructions=INSTRUCTIONS,
-            list_tools=lambda: self.app.tool_list,
-            sessions=self.sessions,
-        )
-        self._gateway = Gateway(
-            self.endpoint, lambda header: self.app.auth.principal(header), self.app.call, self._hosts(config), log
-        )
-        limits = Limits(max_connections=http.max_connections, max_unproven_per_address=http.max_unproven_per_address)
-        address = (host or http.host, http.port if port is None else port)
-        self.http = HttpServer(address, self._gateway, ssl_context=context, limits=limits, log=log)
-        self._stopping = threading.Event()
-        self._recovery = Cancellation()
-
-    def _hosts(self, config: Config) -> HostNames:
-        names = list(config.relay.http.allowed_hosts)
-        if self.use_tls:
-            names += tls.read(self.home.file(config.relay.http.cert_file)).names
-        else:
-            names += tls.machine_names([])[0]
-        return HostNames(names)
-
-    def serve(self) -> None:
-        """Serve until `stop` is called from another thread (or a signal handler)."""
-        threads = [
-            threading.Thread(target=self._keep_house, name="housekeeping"),
-            threading.Thread(target=self._recover, name="recovery"),
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            self.http.serve_forever()
-        finally:
-            self._stopping.set()
-            self._recovery.set("the relay is stopping")
-            for thread in threads:
-                thread.join()
-            self._gateway.close()
-            self.app.close()
-
-    def stop(self, grace_seconds: float = 5.0) -> None:
-        """Stop accepting, let running calls end within the grace, cancel the rest."""
-        for session in self.sessions.live():
-            for cancellation in list(session.in_flight.values()):
-                cancellation.set("the relay is stopping")
-        self.http.shutdown(grace_seconds)
-
-    def reload(self) -> None:
-        """Read `config.yaml` and the certificate again; where anything is invalid, the old ones stay.
-
-        Raises:
-            FleetShellError: What is invalid.
-        """
-        config = self.home.config()
-        check_ready(config)
-        hosts = self._hosts(config)
-        http = config.relay.http
-        context = (
-            tls.server_context(self.home.file(http.cert_file), self.home.file(http.key_file)) if self.use_tls else None
-        )
-        self.app.reconfigure(config)
-        self._gateway.hosts = hosts
-        if context:
-            self.http.replace_ssl_context(context)
-
-    def status(self) -> dict[str, Any]:
-        """What `fleetshell status` shows of a running relay."""
-        config = self.app.config
-        certificate = (
-            tls.read(self.home.file(config.relay.http.cert_file)).ends.strftime("%Y-%m-%dT%H:%M:%SZ")
-            if self.use_tls
-            else None
-        )
-        return {
-            "version": __version__,
-            "address": f"{'https' if self.use_tls else 'http'}://{self.http.server_name}:{self.http.port}/mcp",
-            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
-            "uptime_seconds": round(boottime() - self._started_boot),
-            "mfa_enabled": config.mfa.enabled,
-            "mcp_sessions": len(self.sessions.live()),
-            "shell_sessions": len(self.app.fleet.shells.all()),
-            "authenticated": self.app.auth.grants(),
-            "http": self.http.stats(),
-            "calls": self.app.calls,
-            "servers": len(self.app.inventory.all()),
-            "disabled_servers": self.app.inventory.problems(),
-            "certificate_ends": certificate,
-        }
-
-    def _recover(self) -> None:
-        """End what an earlier relay that was killed has left on hosts, beside serving."""
-        try:
-            for sentence in self.app.fleet.end_what_was_left(self._recovery):
-                log.warning("%s", sentence)
-        except Exception:
-            log.exception("Looking for what an earlier relay had left failed; it is tried again at the next start.")
-
-    def _keep_house(self) -> None:
-        while not self._stopping.wait(30):
-            try:
-                self.sessions.end_idle()
-                self.app.fleet.shells.expire()
-            except Exception:
-                log.exception("Housekeeping failed; it is tried again in 30 s.")
-
-
-def check_ready(config: Config) -> None:
-    """Refuse to serve with an impossible guard, without a key, or without a second factor that is meant to be there.
-
-    Raises:
-        ConfigError: What is wrong, or which command mends it.
-    """
-    make_guard(config)
-    if not config.relay.http.auth.api_key:
-        raise ConfigError("config.yaml has no API key (relay.http.auth.api_key). Run `fleetshell init` to create one.")
-    if config.mfa.enabled and not config.mfa.totp_secret:
-        raise ConfigError(
-            "MFA is enabled, but there is no TOTP secret (mfa.totp_secret). Run `fleetshell auth setup` to create one."
-        )
 
 
 def client_fleet(home: Home, config: Config) -> tuple[SshFleet, Inventory, Callable[[], None]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support import processes
 from support.leaks import Snapshot, nothing_left_behind
+from support.mcp_client import Client, connected
 from support.relay import RelayHome, RelayProcess, make_home
 from support.sshd import KeyPair, Sshd, make_key
 
@@ -85,3 +86,22 @@ def relay(shared_home: RelayHome) -> Iterator[RelayProcess]:
     process = RelayProcess(shared_home, shared=True)
     yield process
     process.stop()
+
+
+@pytest.fixture(scope="module")
+def open_relay(tmp_path_factory: pytest.TempPathFactory, relay_key: KeyPair, sshd: Sshd) -> Iterator[RelayProcess]:
+    """A relay of the module's own without MFA, so that each test can call tools; it has three servers."""
+    home = make_home(tmp_path_factory.mktemp("open") / "home", relay_key.private)
+    home.run("auth", "disable")
+    for name in ("web-1", "db-1", "mail-1"):
+        home.add(name, sshd)
+    process = RelayProcess(home, shared=True)
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def client(open_relay: RelayProcess) -> Iterator[Client]:
+    """A client of `open_relay` with a session of its own."""
+    with connected(open_relay) as made:
+        yield made

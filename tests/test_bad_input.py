@@ -8,31 +8,12 @@ import os
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.mcp_client import Client, connected
 from support.processes import wait_until
 from support.relay import PROGRAM, RelayHome, RelayProcess, fleetshell, make_home
-from support.sshd import KeyPair, Sshd
-
-
-@pytest.fixture(scope="module")
-def open_relay(tmp_path_factory: pytest.TempPathFactory, relay_key: KeyPair, sshd: Sshd) -> Iterator[RelayProcess]:
-    """A relay without MFA, so that each test can call tools."""
-    home = make_home(tmp_path_factory.mktemp("open") / "home", relay_key.private)
-    home.run("auth", "disable")
-    home.add("web-1", sshd)
-    process = RelayProcess(home, shared=True)
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def client(open_relay: RelayProcess) -> Iterator[Client]:
-    with connected(open_relay) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +103,7 @@ def test_one_bad_server_file_disables_that_server_alone(open_relay: RelayProcess
     bad.chmod(0o600)
     try:
         answer = client.call("list_servers")["structuredContent"]
-        assert [server["id"] for server in answer["servers"]] == ["web-1"]
+        assert [server["id"] for server in answer["servers"]] == ["db-1", "mail-1", "web-1"]
         assert "line 2: hostname must be text" in answer["disabled"][0]["reason"]
         assert client.call("execute_command", server_id="web-1", command="true")["structuredContent"]["success"]
         failed = client.call("execute_command", server_id="broken", command="true")
@@ -280,7 +261,12 @@ def test_a_client_that_is_gone_in_mid_answer_harms_nobody(
         wait_until(mark.exists, 20, "the command has started")
     wait_until(Path(f"{mark}.done").exists, 20, "the command has ended by itself")
     assert client.rpc("ping").status == 200
-    wait_until(lambda: open_relay.home.audit()[-1]["event"] == "finished", 20, "the outcome is in the audit log")
+    finished = {"event": "finished", "session": open_relay.home.audit()[-1]["session"]}
+    wait_until(
+        lambda: any(finished.items() <= record.items() for record in open_relay.home.audit()[-4:]),
+        20,
+        "the outcome is in the audit log",
+    )
 
 
 def test_cancelling_a_call_ends_the_remote_command_and_the_waiting_request(
@@ -313,16 +299,6 @@ def test_a_foreign_or_unknown_session_is_not_found(client: Client) -> None:
     assert client.rpc("ping").status == 404
     client.session = own
     assert client.rpc("ping").status == 200
-
-
-def test_the_modern_era_is_refused_with_the_versions_that_are_served(client: Client) -> None:
-    session, client.session = client.session, ""
-    reply = client.post(
-        {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}, MCP_Protocol_Version="2026-07-28"
-    )
-    client.session = session
-    assert reply.status == 400 and reply.json["error"]["code"] == -32022
-    assert "2025-11-25" in reply.json["error"]["data"]["supported"]
 
 
 def test_every_secret_stays_out_of_logs_audit_and_process_lists(

@@ -14,23 +14,6 @@ from support.sshd import KeyPair, Sshd
 TOOLS = ("create_shell_session", "execute_in_session", "close_shell_session", "list_active_sessions")
 
 
-@pytest.fixture(scope="module")
-def open_relay(tmp_path_factory: pytest.TempPathFactory, relay_key: KeyPair, sshd: Sshd) -> Iterator[RelayProcess]:
-    """A relay without MFA."""
-    home = make_home(tmp_path_factory.mktemp("shells") / "home", relay_key.private)
-    home.run("auth", "disable")
-    home.add("web-1", sshd)
-    process = RelayProcess(home, shared=True)
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def client(open_relay: RelayProcess) -> Iterator[Client]:
-    with connected(open_relay) as made:
-        yield made
-
-
 @pytest.fixture
 def session(client: Client) -> Iterator[str]:
     created = client.call("create_shell_session", server_id="web-1")

@@ -25,11 +25,12 @@ MAY_IMPORT = {
     "family": {"core"},
     "catalog": {"core", "family"},
     "app": {"core", "fleet", "relay", "family", "catalog"},
+    "daemon": {"core", "fleet", "relay", "app"},
     "cli": {"core", "cli"},
 }
 """Room of the importing module to the rooms it may import; "front" is fleetshell.py, "map" the package's own docstring."""
 
-LAZILY = {("cli", "app")}
+LAZILY = {("cli", "app"), ("cli", "daemon")}
 """What may be imported besides, but only inside a function: starting must not cost what is not used."""
 
 MCP_MODULES = {

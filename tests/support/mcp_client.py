@@ -15,7 +15,7 @@ from support.relay import RelayProcess
 
 @dataclass
 class Reply:
-    """An HTTP answer; `json` is its body where it is JSON."""
+    """An HTTP answer; `json` is its body where it is JSON, and the last message where it is an event stream."""
 
     status: int
     headers: dict[str, str]
@@ -54,6 +54,9 @@ class Client:
         parsed = None
         if raw and "json" in (answer.getheader("Content-Type") or ""):
             parsed = json.loads(raw)
+        elif raw and "event-stream" in (answer.getheader("Content-Type") or ""):
+            messages = [line[6:] for line in raw.decode().splitlines() if line.startswith("data: {")]
+            parsed = json.loads(messages[-1]) if messages else None
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, raw, parsed)
 
     def initialize(self, version: str = "2025-11-25") -> dict[str, Any]:

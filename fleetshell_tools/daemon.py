@@ -1,0 +1,202 @@
+"""The relay as it runs: the application behind HTTPS, its housekeeping, reloading and stopping."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from typing import Any
+
+from fleetshell_tools.app import App
+from fleetshell_tools.core.config import Config
+from fleetshell_tools.core.errors import ConfigError
+from fleetshell_tools.core.home import Home
+from fleetshell_tools.core.types import Cancellation
+from fleetshell_tools.core.version import __version__
+from fleetshell_tools.fleet.fleet import make_guard
+from fleetshell_tools.relay import tls
+from fleetshell_tools.relay.auth import boottime
+from fleetshell_tools.relay.gateway import Gateway, HostNames
+from fleetshell_tools.relay.httpd import HttpServer, Limits
+from fleetshell_tools.relay.protocol import Endpoint
+from fleetshell_tools.relay.sessions import Sessions
+
+log = logging.getLogger("fleetshell")
+
+LOOK_SECONDS = 2.0
+"""How often to look whether a list that clients know has changed."""
+
+TURNS = 15
+"""Other housekeeping is done at every so-many-th look."""
+
+
+class Relay:
+    """An `App` behind HTTPS: `serve` runs until `stop`.
+
+    Args:
+        host, port: Where to listen, in place of the configuration's.
+        use_tls: In place of the configuration's.
+
+    Raises:
+        FleetShellError: The configuration can't be served; the sentence says why.
+    """
+
+    def __init__(
+        self, home: Home, config: Config, *, host: str | None = None, port: int | None = None, use_tls: bool = True
+    ) -> None:
+        check_ready(config)
+        self.home = home
+        self.use_tls = use_tls and config.relay.http.use_tls
+        self.started = time.time()
+        self._started_boot = boottime()
+        http = config.relay.http
+        context = tls.server_context(home.file(http.cert_file), home.file(http.key_file)) if self.use_tls else None
+        self.app = App(home, config, home.run)
+        self.sessions = Sessions(
+            now=boottime,
+            per_key=config.protocol.sessions_per_key,
+            idle_seconds=max(config.protocol.session_idle, config.mfa.session_lifetime),
+        )
+        self.sessions.on_end(lambda session: self.app.auth.forget(session.key_id, session.id))
+        self.endpoint = Endpoint(
+            server_info={"name": "fleetshell", "title": "FleetShell", "version": __version__},
+            offer=self.app,
+            sessions=self.sessions,
+            modern=config.protocol.modern,
+            secure=self.use_tls,
+        )
+        self._gateway = Gateway(
+            self.endpoint,
+            lambda header: self.app.auth.principal(header),
+            self.app,
+            self._hosts(config),
+            log,
+            patience=config.jobs.hand_over_seconds,
+        )
+        self._lists = self.app.generations()
+        limits = Limits(max_connections=http.max_connections, max_unproven_per_address=http.max_unproven_per_address)
+        address = (host or http.host, http.port if port is None else port)
+        self.http = HttpServer(address, self._gateway, ssl_context=context, limits=limits, log=log)
+        self._stopping = threading.Event()
+        self._recovery = Cancellation()
+
+    def _hosts(self, config: Config) -> HostNames:
+        names = list(config.relay.http.allowed_hosts)
+        if self.use_tls:
+            names += tls.read(self.home.file(config.relay.http.cert_file)).names
+        else:
+            names += tls.machine_names([])[0]
+        return HostNames(names)
+
+    def serve(self) -> None:
+        """Serve until `stop` is called from another thread (or a signal handler)."""
+        threads = [
+            threading.Thread(target=self._keep_house, name="housekeeping"),
+            threading.Thread(target=self._recover, name="recovery"),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self.http.serve_forever()
+        finally:
+            self._stopping.set()
+            self._recovery.set("the relay is stopping")
+            for thread in threads:
+                thread.join()
+            self._gateway.close()
+            self.app.close()
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Stop accepting, let running calls end within the grace, cancel the rest."""
+        self.endpoint.cancel_all("the relay is stopping")
+        self.app.jobs.close()
+        self.endpoint.stop()
+        self.http.shutdown(grace_seconds)
+
+    def reload(self) -> None:
+        """Read `config.yaml` and the certificate again; where anything is invalid, the old ones stay.
+
+        Raises:
+            FleetShellError: What is invalid.
+        """
+        config = self.home.config()
+        check_ready(config)
+        hosts = self._hosts(config)
+        http = config.relay.http
+        context = (
+            tls.server_context(self.home.file(http.cert_file), self.home.file(http.key_file)) if self.use_tls else None
+        )
+        self.app.reconfigure(config)
+        self._gateway.hosts = hosts
+        if context:
+            self.http.replace_ssl_context(context)
+
+    def status(self) -> dict[str, Any]:
+        """What `fleetshell status` shows of a running relay."""
+        config = self.app.config
+        certificate = (
+            tls.read(self.home.file(config.relay.http.cert_file)).ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+            if self.use_tls
+            else None
+        )
+        return {
+            "version": __version__,
+            "address": f"{'https' if self.use_tls else 'http'}://{self.http.server_name}:{self.http.port}/mcp",
+            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "uptime_seconds": round(boottime() - self._started_boot),
+            "mfa_enabled": config.mfa.enabled,
+            "mcp_sessions": len(self.sessions.live()),
+            "jobs": self.app.jobs.running(),
+            "shell_sessions": len(self.app.fleet.shells.all()),
+            "authenticated": self.app.auth.grants(),
+            "http": self.http.stats(),
+            "calls": self.app.calls,
+            "servers": len(self.app.inventory.all()),
+            "disabled_servers": self.app.inventory.problems(),
+            "certificate_ends": certificate,
+        }
+
+    def _recover(self) -> None:
+        """End what an earlier relay that was killed has left on hosts, beside serving."""
+        try:
+            for sentence in self.app.fleet.end_what_was_left(self._recovery):
+                log.warning("%s", sentence)
+        except Exception:
+            log.exception("Looking for what an earlier relay had left failed; it is tried again at the next start.")
+
+    def _keep_house(self) -> None:
+        turns = itertools.count(1)
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                self.tell_changes()
+                if next(turns) % TURNS == 0:
+                    self.sessions.end_idle()
+                    self.app.fleet.shells.expire()
+                    self.app.jobs.expire()
+                    self.app.auth.expire()
+            except Exception:
+                log.exception("Housekeeping failed; it is tried again in %d s.", LOOK_SECONDS)
+
+    def tell_changes(self) -> None:
+        """Tell clients of the lists that have changed since the last look, whoever changed them."""
+        now, before = self.app.generations(), self._lists
+        self._lists = now
+        for kind in now:
+            if now[kind] != before[kind]:
+                self.endpoint.changed(kind)
+
+
+def check_ready(config: Config) -> None:
+    """Refuse to serve with an impossible guard, without a key, or without a second factor that is meant to be there.
+
+    Raises:
+        ConfigError: What is wrong, or which command mends it.
+    """
+    make_guard(config)
+    if not config.relay.http.auth.api_key:
+        raise ConfigError("config.yaml has no API key (relay.http.auth.api_key). Run `fleetshell init` to create one.")
+    if config.mfa.enabled and not config.mfa.totp_secret:
+        raise ConfigError(
+            "MFA is enabled, but there is no TOTP secret (mfa.totp_secret). Run `fleetshell auth setup` to create one."
+        )
