@@ -6,6 +6,7 @@ help:
 	@echo "make demo              try FleetShell with throw-away servers (make demo ARGS=--keep leaves them running)"
 	@echo "make test              everything that must pass: lint, types, tests (make test ARGS='tests/core -x')"
 	@echo "make lint              lint and types alone"
+	@echo "make conformance       the official MCP conformance suites, the Inspector and real clients; needs npm"
 	@echo "make bench             measure speed"
 	@echo "make clean             remove what these made, .venv too"
 
@@ -26,12 +27,17 @@ lint:
 	@echo "== types"
 	@$(BIN)/mypy --strict
 
+conformance:
+	@.ci/setup dev
+	@$(BIN)/python tests/conformance/programs.py
+	@$(BIN)/python -m pytest tests/conformance tests/clients $(ARGS)
+
 bench:
 	@.ci/setup dev
 	@$(BIN)/python tests/bench/__main__.py $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint conformance bench clean
