@@ -86,13 +86,17 @@ class Cancellation:
 
 @dataclass(frozen=True)
 class Act:
-    """What is to be done on a server: the whole of it, because the guard judges the act and not the text alone."""
+    """What is to be done on a server: the whole of it, because the guard judges the act and not the text alone.
+
+    `private` is a folder that it may not touch.
+    """
 
     command: str
     stdin: bytes | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     working_directory: str | None = None
     login_user: str | None = None
+    private: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import shutil
@@ -59,6 +60,7 @@ class SshFleet:
     """
 
     def __init__(self, home: Home, folder: Path, config: Config, inventory: Inventory, audit: AuditLog) -> None:
+        self._home = home
         self._config = config
         self._inventory = inventory
         self._audit = audit
@@ -304,6 +306,8 @@ class SshFleet:
                 f"The command has {len(act.command):,} characters; at most {most:,} are allowed (security.max_command_length). "
                 f"Put long scripts into `stdin` of `sh`, or split the work."
             )
+        if server.connection == "local":
+            act = replace(act, login_user=getpass.getuser(), private=str(self._home.path.resolve()))
         return self._guard.judge(act if act.login_user else replace(act, login_user=self._inventory.user(server)))
 
     def _record_first(self, server_id: str, keys: list[HostKey]) -> None:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from fleetshell_tools.core.errors import ConfigError
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.types import ALLOWED, Act, Verdict
-from fleetshell_tools.fleet.guard import judges
+from fleetshell_tools.fleet.guard import judges, private
 from fleetshell_tools.fleet.guard.budget import MAX_VALUE, Budget, BudgetExceeded
 from fleetshell_tools.fleet.guard.environment import refused_variable
 from fleetshell_tools.fleet.guard.evaluate import State
@@ -76,7 +76,7 @@ class Guard:
         """
         if act.stdin or act.environment or len(act.command) > MEMORABLE:
             return self.judge_counted(act)[0]  # what may hold a secret is not kept
-        key = (act.command, act.working_directory, act.login_user)
+        key = (act.command, act.working_directory, act.login_user, act.private)
         verdict = self._memory.get(key)
         if verdict is None:
             verdict = self.judge_counted(act)[0]
@@ -109,6 +109,11 @@ class Guard:
                 if tuple(shown(word) for word in words[: len(prefix)]) == prefix:
                     findings.append(Finding("", " ".join(prefix), "is an entry of `dangerous_commands`", tuple(words)))
 
+            if act.private and private.touches(words, follower.state.folder, act.private):
+                findings.append(Finding("access", "relay-home", private.EFFECT, tuple(words)))
+
+        if act.private and private.names(_all_text(act), act.private):
+            findings.append(Finding("access", "relay-home", private.EFFECT, ()))
         follower = Follower(_state(act), budget, findings.append, inspect)
         try:
             follower.code(from_outside(act.command), _stdin(act))
@@ -164,6 +169,11 @@ def _state(act: Act) -> State:
     state = State(home=home, folder=folder)
     state.variables = {name: (from_outside(value),) for name, value in act.environment.items()}
     return state
+
+
+def _all_text(act: Act) -> str:
+    texts = [act.command, act.working_directory or "", *act.environment.values()]
+    return "\n".join([*texts, (act.stdin or b"").decode(errors="replace")])
 
 
 def _stdin(act: Act) -> str:

@@ -206,7 +206,9 @@ class Follower:
             elif redirection.operator == "<<<":
                 stdin = self._evaluator().text(redirection.target) + "\n"
             elif redirection.operator == "<":
-                stdin = programs.content(self, self._evaluator().text(redirection.target))
+                target = self._evaluator().text(redirection.target)
+                self.inspect([redirection.operator, target])
+                stdin = programs.content(self, target)
         return stdin
 
     def _output(self, redirections: list[Redirection], printed: str) -> str:
