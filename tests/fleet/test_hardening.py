@@ -19,7 +19,9 @@ from fleetshell_tools.core.config import Config, Security, Ssh
 from fleetshell_tools.core.errors import BadArgument, ConfigError, FleetShellError, Unreachable
 from fleetshell_tools.core.types import Act, Cancellation
 from fleetshell_tools.fleet.collect import Marked
+from fleetshell_tools.fleet.errand import Errand
 from fleetshell_tools.fleet.mux import Job, session, wire
+from fleetshell_tools.fleet.mux.session import Session
 from fleetshell_tools.fleet.transport import Ended, Limits
 
 MakeSshd = Callable[..., Sshd]
@@ -232,3 +234,20 @@ def test_a_local_command_needs_permission_and_is_ended_like_a_remote_one(tmp_pat
             assert (done.exit_code, done.stdout.head, done.stderr.head) == (3, b"in\n", b"y\n")
             done = fleet.run("here", "sleep 1000 & sleep 1000", timeout=1)
             assert done.timed_out and done.stopped == "confirmed"
+
+
+def test_a_command_whose_marker_is_on_its_way_when_it_is_cancelled_is_ended(
+    web: TestFleet, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bash has replaced itself by the command then: nothing on its command line tells whose it is."""
+    cancelled = Cancellation()
+    note = Errand._note_session
+
+    def sent(errand: Errand, session: Session) -> None:
+        note(errand, session)
+        cancelled.set("the client changed its mind")
+
+    monkeypatch.setattr(Errand, "_note_session", sent)
+    done = web.run("web", "sleep 1000", cancelled=cancelled)
+    assert (done.cancelled, done.stopped) == (True, "confirmed")
+    assert [process for process in sshd.remote_processes() if process.name == "sleep"] == []

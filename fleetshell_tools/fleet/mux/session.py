@@ -27,6 +27,9 @@ SEND_SECONDS = 5.0
 TERMINATE_PAUSE = 0.002
 """Seconds between looks whether a master that was asked to end has done so."""
 
+MARKER_SECONDS = 1.0
+"""How long the marker of a command that we give up on is waited for."""
+
 HELLO_SECONDS = 8.0
 """How long a master may take to say a first word, which it does as soon as it accepts: after that it hangs."""
 
@@ -106,6 +109,8 @@ class Session:
         self._status: int | None = None
         self._last_sign = 0.0
         self._exited_at = 0.0
+        self._given_up = ""
+        self._wait_until = 0.0
         self._pipes: dict[int, Callable[[], None]] = {}
         self._in = -1
         job.on_begin(self)
@@ -137,6 +142,8 @@ class Session:
 
     def due(self) -> float:
         """When `tick` is to be called at the latest."""
+        if self._given_up:
+            return self._wait_until
         if self._status is None:
             return self.job.deadline
         return min(self._last_sign + IDLE_AFTER_EXIT, self._exited_at + LONGEST_AFTER_EXIT)
@@ -144,12 +151,22 @@ class Session:
     def tick(self, now: float) -> None:
         """Time has passed."""
         if self.ended is None and now >= self.due():
-            self._finish("timeout" if self._status is None else "")
+            if self._status is None:
+                self.stop("timeout")
+            else:
+                self._finish("")
 
     def stop(self, why: str) -> None:
-        """Give up on the command; its process group is the caller's to end."""
-        if self.ended is None:
-            self._finish(why)
+        """Give up on the command; its process group is the caller's to end.
+
+        Which one that is tells the marker, which may be on its way: it is waited for a moment.
+        """
+        if self.ended is not None:
+            return
+        if self._given_up or not self.job.nonce or self.marker or self._status is not None:
+            self._finish(self._given_up or why)
+        else:
+            self._given_up, self._wait_until = why, time.monotonic() + MARKER_SECONDS
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -206,6 +223,9 @@ class Session:
             self._drop(fd)
             return
         sink(data)
+        if self._given_up and self.marker:
+            self._finish(self._given_up)
+            return
         self._received += len(data)
         self._last_sign = time.monotonic()
         if self._received > self.job.limits.drain:
