@@ -177,7 +177,7 @@ class Loop:
             session.ready(fd)
         except wire.ProtocolError:
             # Only what has certainly not begun may be given to the fall-back, or it would run twice.
-            session.stop("lost" if session.opened or session.marker else "version")
+            session.fail("lost" if session.opened or session.marker else "version")
 
     def _reap(self) -> None:
         while True:

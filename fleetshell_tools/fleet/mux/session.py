@@ -168,6 +168,11 @@ class Session:
         else:
             self._given_up, self._wait_until = why, time.monotonic() + MARKER_SECONDS
 
+    def fail(self, why: str) -> None:
+        """The way to the command has failed."""
+        if self.ended is None:
+            self._finish(why)
+
     def close(self) -> None:
         """Close every descriptor."""
         for fd in [*self._pipes, *([self._in] if self._in >= 0 else [])]:
