@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from fleetshell_tools.core.scripts import Facts, Ran, Script
     from fleetshell_tools.core.servers import Server
     from fleetshell_tools.core.tool import Output
 
@@ -88,7 +89,8 @@ class Cancellation:
 class Act:
     """What is to be done on a server: the whole of it, because the guard judges the act and not the text alone.
 
-    `private` is a folder that it may not touch.
+    `label` is what the audit log shows in place of the command, where that is a program of ours; `private` is a folder that
+    it may not touch.
     """
 
     command: str
@@ -96,7 +98,12 @@ class Act:
     environment: Mapping[str, str] = field(default_factory=dict)
     working_directory: str | None = None
     login_user: str | None = None
+    label: str = ""
     private: str = ""
+
+    @property
+    def shown(self) -> str:
+        return self.label or self.command
 
 
 @dataclass(frozen=True)
@@ -336,6 +343,32 @@ class Fleet(Protocol):
         keep: int | None = None,
     ) -> list[HostResult]:
         """Run one command on many servers at once; the results keep the order of `servers`. See `run`."""
+
+    def run_script(
+        self,
+        caller: Caller,
+        server: Server,
+        script: Script,
+        *,
+        timeout: float,
+        cancelled: Cancellation,
+        keep: int = 1 << 20,
+    ) -> Ran:
+        """Run a program of ours and wait for its end.
+
+        Args:
+            keep: Bytes of output to keep; beyond it the middle is lost, and the result is not `complete`.
+
+        Raises:
+            TimedOut, Cancelled: It was ended.
+            Blocked, Unreachable, AuditUnavailable, BadArgument: Nothing ran, or the connection was lost.
+        """
+
+    def facts(self, server: Server) -> Facts | None:
+        """What was learned of a host when it was last looked at, without connecting; None where it never was."""
+
+    def last_seen(self, server: Server) -> float | None:
+        """When a host last answered, in seconds since the epoch."""
 
     def connection_state(self, server: Server) -> ConnectionState:
         """What is known now, without connecting."""

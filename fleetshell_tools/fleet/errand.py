@@ -223,7 +223,7 @@ class Errand:
         self._road.started.add(
             self._wire.nonce,
             self.server.id,
-            self._act.command,
+            self._act.shown,
             remote.group_of(marker),
             self._connection.probe.ticks_now(),
             self._connection.probe.boot,
@@ -399,7 +399,7 @@ class _Record:
     def __init__(self, audit: AuditLog, caller: Caller, server: Server, act: Act) -> None:
         self._audit = audit
         self._fields: dict[str, Any] = {
-            "server_id": server.id, "command": act.command, "tool": caller.tool, "principal": caller.principal.key_id,
+            "server_id": server.id, "command": act.shown, "tool": caller.tool, "principal": caller.principal.key_id,
             "client": caller.client, "session": caller.session,
         }  # fmt: skip
         if act.environment:

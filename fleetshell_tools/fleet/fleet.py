@@ -5,9 +5,9 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import secrets
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,13 @@ from pathlib import Path
 from fleetshell_tools.core import storage
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
-from fleetshell_tools.core.errors import BadArgument, Cancelled, ConfigError, FleetShellError
+from fleetshell_tools.core.errors import BadArgument, Blocked, Cancelled, ConfigError, FleetShellError, TimedOut
 from fleetshell_tools.core.home import Home
+from fleetshell_tools.core.scripts import Facts, Ran, Script, facts_in, parts
 from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.text import decode, one_line
 from fleetshell_tools.core.types import (
+    ALLOWED,
     Act,
     Caller,
     Cancellation,
@@ -33,12 +35,14 @@ from fleetshell_tools.core.types import (
 from fleetshell_tools.fleet import remote
 from fleetshell_tools.fleet.collect import last_line
 from fleetshell_tools.fleet.connections import Connections, end_master
+from fleetshell_tools.fleet.drive import Drive
 from fleetshell_tools.fleet.errand import Errand, Road
-from fleetshell_tools.fleet.guard import Guard
+from fleetshell_tools.fleet.facts import Learned
+from fleetshell_tools.fleet.guard import Guard, private
 from fleetshell_tools.fleet.hostkeys import HostKey, HostKeys
 from fleetshell_tools.fleet.identity import Identities, Identity
 from fleetshell_tools.fleet.known_shells import KnownShells
-from fleetshell_tools.fleet.mux import Loop, MuxTransport
+from fleetshell_tools.fleet.mux import MuxTransport
 from fleetshell_tools.fleet.shells import ShellRoad, Shells
 from fleetshell_tools.fleet.started import Left, Started
 from fleetshell_tools.fleet.transport import Limits
@@ -77,6 +81,7 @@ class SshFleet:
         self._started = Started(folder / "started.jsonl")
         self._left = self._started.left()
         self._guard = make_guard(config)
+        self.learned = Learned(home.run / "facts")
         road = ShellRoad(
             audit,
             self.connections,
@@ -185,7 +190,61 @@ class SshFleet:
         if errand.error is not None:
             raise errand.error
         assert errand.completed is not None
+        self.learned.seen(server.id)
         return errand.completed
+
+    def run_script(
+        self,
+        caller: Caller,
+        server: Server,
+        script: Script,
+        *,
+        timeout: float,
+        cancelled: Cancellation,
+        keep: int = 1 << 20,
+    ) -> Ran:
+        for text in script.data:
+            remote.check_text(text)
+            if "\0" in text:
+                raise BadArgument(f"{one_line(text, 60)!r} holds a NUL character, which no program takes.")
+        identity = self._identities.of(server)
+        if identity.raw:
+            raise BadArgument(
+                f"{server.id} is `raw` (it has no POSIX shell), so this tool can't look there. Use execute_command."
+            )
+        if identity.local:
+            for text in script.data:
+                if private.may_reach(text, str(self._home.path.resolve())):
+                    raise Blocked(
+                        f"{one_line(text, 60)!r} is, or holds, FleetShell's own home on the relay's machine, with the relay's keys in it. "
+                        f"Name a narrower path."
+                    )
+        nonce = f"fs-{secrets.token_hex(12)}"
+        connection = self.connections.of(identity)
+        facts = self.learned.of_connection(connection)
+        act = Act(script.command(nonce, facts, sudo=server.sudo), script.stdin, label=script.label)
+        verdict = self._judge(server, Act(script.judged, script.stdin)) if script.judged else ALLOWED
+        errand = self._errand(caller, server, act, timeout, cancelled, None, keep)
+        errand.admit(verdict, lambda: identity, durable=True)
+        self._drive([errand], 1, False, cancelled, lambda done: None)
+        if errand.error is not None:
+            raise errand.error
+        done = errand.completed
+        assert done is not None
+        _raise_if_ended(server.id, script.name, done, timeout)
+        found = parts(done.stdout.head + done.stdout.tail, nonce)
+        told = facts_in(found)
+        if told is not None:
+            self.learned.learn(server.id, connection, told)
+        self.learned.seen(server.id)
+        stderr = decode(done.stderr.head + done.stderr.tail)
+        return Ran(found, done.exit_code, stderr, done.stdout.complete, told or facts or Facts({}), done.duration_ms)
+
+    def facts(self, server: Server) -> Facts | None:
+        return self.learned.facts(server.id)
+
+    def last_seen(self, server: Server) -> float | None:
+        return self.learned.last_seen(server.id)
 
     def run_many(
         self,
@@ -323,62 +382,21 @@ class SshFleet:
     ) -> None:
         """Run admitted errands to their ends: all in one loop, new connections made beside it."""
         with self.transport.loop() as loop:
-            _Drive(loop, self.connections, errands, max_parallel, stop_on_failure, on_done).run(cancelled)
+            Drive(loop, self.connections, errands, max_parallel, stop_on_failure, on_done).run(cancelled)
 
 
-class _Drive:
-    """At most `max_parallel` errands at once in one loop."""
-
-    def __init__(
-        self, loop: Loop, connections: Connections, errands: list[Errand], max_parallel: int, stop_on_failure: bool,
-        on_done: Callable[[Errand], None],
-    ) -> None:  # fmt: skip
-        self._loop = loop
-        self._connections = connections
-        self._waiting = deque(errands)
-        self._single = len(errands) == 1
-        self._running: set[Errand] = set()
-        self._max_parallel = max_parallel
-        self._stop_on_failure = stop_on_failure
-        self._on_done = on_done
-
-    def run(self, cancelled: Cancellation) -> None:
-        self._start_more()
-        self._loop.run(lambda: bool(self._running or self._waiting), cancelled, self._cancel)
-
-    def _start_more(self) -> None:
-        while self._waiting and len(self._running) < self._max_parallel:
-            errand = self._waiting.popleft()
-            self._running.add(errand)
-            errand.start(self._done)
-            if errand.warm or self._single:
-                errand.connect()
-                errand.run_in(self._loop)
-                continue
-            try:
-                self._connections.in_background(lambda errand=errand: self._connect(errand))  # type: ignore[misc]
-            except FleetShellError as error:  # the relay is stopping
-                errand.skip(error)
-
-    def _connect(self, errand: Errand) -> None:
-        errand.connect()
-        self._loop.call(lambda: errand.run_in(self._loop))
-
-    def _done(self, errand: Errand) -> None:
-        self._running.discard(errand)
-        self._on_done(errand)
-        if self._stop_on_failure and errand.failed:
-            self._skip("another server failed (stop_on_failure)")
-        self._start_more()
-
-    def _cancel(self) -> None:
-        self._skip("the call was cancelled")
-        for errand in list(self._running):
-            errand.give_up()
-
-    def _skip(self, why: str) -> None:
-        while self._waiting:
-            self._waiting.popleft().skip(Cancelled(f"Not started: {why}."))
+def _raise_if_ended(server_id: str, name: str, done: Completed, timeout: float) -> None:
+    """A program of ours that we had to end has no result."""
+    if done.timed_out:
+        raise TimedOut(
+            f"{name} did not end on {server_id} within {timeout:g} s (stopped: {done.stopped}). Ask for less."
+        )
+    if done.cancelled:
+        raise Cancelled(f"{name} on {server_id} was cancelled (stopped: {done.stopped}).")
+    if done.why:
+        raise FleetShellError(
+            f"{name} on {server_id} printed too much and was ended (stopped: {done.stopped}). Ask for less."
+        )
 
 
 def make_guard(config: Config) -> Guard:

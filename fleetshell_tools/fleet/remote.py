@@ -29,6 +29,9 @@ TICKS = 100
 _TOLERANCE = 5 * TICKS
 """How far our idea of when a process started may be off, in clock ticks: no process id comes round in that time."""
 
+LONGEST_ENCODED = 4000
+"""Characters of text that go into a command line as base64; dropbear takes no line of more than 9,000."""
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -136,7 +139,11 @@ def wrap(
         lines.append(f"CDPATH= cd -- {quote_folder(folder)} >/dev/null || {{ echo {nonce} cd; exit 1; }}")
     text = "\n".join([*lines, command])
     if not (probe.posix and probe.leader):
-        text = shell_free(text, new_session=not probe.leader)
+        if len(text) > LONGEST_ENCODED:
+            data = base64.b64encode(text.encode()) + b"\n" + data
+            text = _shell_free_by_stdin(new_session=not probe.leader)
+        else:
+            text = shell_free(text, new_session=not probe.leader)
     return Wire(nonce, text, data)
 
 
@@ -205,6 +212,11 @@ def shell_free(script: str, *, new_session: bool = False) -> str:
     """A POSIX script as one command line that every shell reads alike: no quote, newline or `!` inside the quotes."""
     encoded = base64.b64encode(script.encode()).decode()
     return f"exec {'setsid ' if new_session else ''}sh -c 'eval \"$(echo {encoded} | base64 -d)\"'"
+
+
+def _shell_free_by_stdin(*, new_session: bool) -> str:
+    """As `shell_free`, for a script that is the first line of stdin, encoded."""
+    return f"exec {'setsid ' if new_session else ''}sh -c 'IFS= read -r FS; eval \"$(echo $FS | base64 -d)\"'"
 
 
 def probe_script(nonce: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fleetshell_tools.core.types import Act
-from fleetshell_tools.fleet.guard import DEFAULT_ENTRIES, Guard
+from fleetshell_tools.fleet.guard import DEFAULT_ENTRIES, Guard, private
 
 HOME = "/root/.fleetshell"
 
@@ -78,3 +80,28 @@ def test_the_whole_act_is_judged_and_not_its_text_alone(act: Act, guard: Guard) 
 
 def test_on_other_machines_that_path_means_nothing(guard: Guard) -> None:
     assert guard.judge(Act("cat /root/.fleetshell/config.yaml", login_user="root")).allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "reaches"),
+    [
+        ("{home}/config.yaml", True),
+        ("{home}", True),
+        ("{above}", True),
+        ("/", True),
+        ("{above}/*", True),
+        ("{above}/.f*/config.yaml", True),
+        ("{above}/link/relay.key", True),
+        ("{above}/other", False),
+        ("/etc/hosts", False),
+        ("/var/log/*.log", False),
+        ("nginx.service", False),
+        ("error|warning", False),
+    ],
+)
+def test_a_tool_of_ours_is_not_given_the_relays_home(path: str, reaches: bool, tmp_path: Path) -> None:
+    home = tmp_path / ".fleetshell"
+    home.mkdir()
+    (tmp_path / "link").symlink_to(home)
+    given = path.format(home=home, above=tmp_path)
+    assert private.may_reach(given, str(home.resolve())) is reaches

@@ -12,6 +12,7 @@ from support.minimal import MinimalHost
 from support.processes import wait_until
 from support.sshd import KeyPair, Sshd
 
+from fleetshell_tools.core.scripts import Script
 from fleetshell_tools.core.types import Act, Caller, Cancellation, Principal, ShellOutput
 
 CALLER = Caller(Principal("testkey"), tool="execute_in_session")
@@ -140,3 +141,11 @@ def test_a_session_keeps_its_state_and_can_be_interrupted(fleet: TestFleet, host
     assert run("sleep 1000 & echo next").output.head == b"next\n"
     shells.close(CALLER, info.session_id)
     assert host.remote_processes() == []
+
+
+def test_a_program_of_ours_that_is_longer_than_a_command_line_may_be_arrives_whole(fleet: TestFleet) -> None:
+    script = Script("long", f"part out; cat; printf %s '{'x' * 20_000}' | wc -c", ("data",), stdin=b"in\n")
+    server = fleet.inventory.get("small")
+    for _ in range(2):
+        ran = fleet.fleet.run_script(fleet.caller, server, script, timeout=20, cancelled=Cancellation())
+        assert ran.part("out").split() == [b"in", b"20000"] and ran.facts["tools"] == "busybox"

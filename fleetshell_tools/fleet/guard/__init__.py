@@ -55,7 +55,7 @@ class Guard:
         classes: Mapping[str, str] = MappingProxyType({}),
         max_command_length: int = 5000,
     ) -> None:
-        self._settings = {kind: "approvable" if kind == "power" else "never" for kind in CLASSES}
+        self._settings = {kind: "approvable" if kind in ("power", "startup") else "never" for kind in CLASSES}
         for kind, setting in classes.items():
             if kind not in CLASSES:
                 raise ConfigError(f"`security.guard` has the unknown class `{kind}`; use one of {', '.join(CLASSES)}.")

@@ -175,7 +175,16 @@ class Follower:
         printed = self.run(argv, stdin)
         if outer is not None:
             self.state.variables = outer
+        if argv == ["cat"] and not self._background:
+            self._from_outside(node.redirections)
         return self._output(node.redirections, printed)
+
+    def _from_outside(self, redirections: list[Redirection]) -> None:
+        """Judge `cat > FILE` that takes the content from the act's own stdin: that is how `write_file` is put."""
+        if any(redirection.operator.startswith("<") for redirection in redirections):
+            return
+        for redirection in redirections:
+            self._judge(["cat", ">", *self._evaluator().fields(redirection.target)[:1]], "")
 
     def _declare(self, node: Simple) -> str:
         for word in node.words[1:]:

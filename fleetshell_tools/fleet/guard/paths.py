@@ -42,6 +42,18 @@ root/.ssh/authorized_keys home/*/.ssh/authorized_keys
 """
 
 
+_STARTUP = re.compile(
+    r"/etc/(?:crontab|anacrontab|cron\.[a-z]+/.+|(?:systemd|init\.d|rc\.d|rc[0-9S]\.d|runlevels|conf\.d|local\.d|init)/.+|rc\.local|inittab"
+    r"|ld\.so\.(?:preload|conf|conf\.d/.+)|(?:pam\.d|security|sudoers\.d|profile\.d|ssh/sshd_config\.d|grub\.d|default/grub\.d)/.+"
+    r"|(?:modules|modprobe\.d/.+|modules-load\.d/.+|udev/rules\.d/.+)|profile|bash\.bashrc|bashrc|environment|shells|login\.defs|nologin"
+    r"|zsh/.+|csh\.(?:login|cshrc))"
+    r"|/var/spool/(?:cron|at)/.+|/boot/.+|(?:/usr)?/lib/systemd/.+|(?:/usr)?/lib/udev/rules\.d/.+|/run/systemd/.+"
+    r"|(?:/root|/home/[^/]+)/(?:\.ssh/(?:authorized_keys2?|rc|environment)|\.pam_environment|\.config/(?:systemd|autostart|fish)/.+"
+    r"|\.(?:profile|bash_profile|bash_login|bashrc|bash_logout|zshrc|zshenv|zprofile|zlogin|kshrc|login|cshrc|tcshrc))"
+)
+"""Files of login, boot, cron, units and the loader."""
+
+
 class Table:
     """Critical names: whole ones, and in files those with a version at the end (`ld-linux*`)."""
 
@@ -115,6 +127,11 @@ def is_critical_file(target: str, folder: str) -> bool:
     path = resolve(target, folder)
     parts = [part for part in path.split("/") if part]
     return bool(parts) and not _takes_all(parts[-1]) and _in_table(parts, _CRITICAL_FILES)
+
+
+def is_startup_file(target: str, folder: str) -> bool:
+    """Would what is written there run, or decide who may log in, without anybody asking for it again?"""
+    return _STARTUP.fullmatch(resolve(target, folder)) is not None
 
 
 def is_critical(target: str, folder: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -20,6 +22,23 @@ EFFECT = "touches FleetShell's own home, which holds the relay's keys"
 def names(text: str, private: str) -> bool:
     """Whether a text names the folder as it stands, be it in a language that is not followed."""
     return private in text or f"/{PurePosixPath(private).name}" in text
+
+
+def may_reach(path: str, private: str) -> bool:
+    """Whether what a program of ours is given could be a path, or a glob, that is, holds or lies in the folder `private`.
+
+    Relative paths are taken from the login's home, and links of this machine are followed.
+    """
+    if "/" not in path and not path.startswith((".", "~")):
+        return False
+    start = re.split(r"[*?\[]", os.path.join(os.path.expanduser("~"), os.path.expanduser(path)))[0]
+    whole = start == os.path.join(os.path.expanduser("~"), os.path.expanduser(path))
+    for place in {os.path.normpath(start), os.path.realpath(start)}:
+        inside = f"{place}/".startswith(f"{private}/")
+        holds = f"{private}/".startswith(f"{place.rstrip('/')}/" if whole else place)
+        if inside or holds:
+            return True
+    return False
 
 
 def touches(words: Sequence[str], folder: str, private: str) -> bool:

@@ -13,6 +13,7 @@ CLASSES = (
     "massdelete",
     "access",
     "power",
+    "startup",
     "process",
     "forkbomb",
     "database",

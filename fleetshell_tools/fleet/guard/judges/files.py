@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from fleetshell_tools.fleet.guard.options import parse
-from fleetshell_tools.fleet.guard.paths import is_critical, is_critical_file, is_critical_folder, is_system_folder
+from fleetshell_tools.fleet.guard.paths import (
+    is_critical,
+    is_critical_file,
+    is_critical_folder,
+    is_startup_file,
+    is_system_folder,
+)
 from fleetshell_tools.fleet.guard.rules import RM, Command, Finding, judges
 from fleetshell_tools.fleet.guard.search import Search
 
@@ -46,6 +52,16 @@ def redirects(command: Command) -> Finding | None:
 def _overwrites(command: Command, targets: list[str]) -> Finding | None:
     if any(is_critical_file(target, command.folder) for target in targets):
         return Finding("filesystem", "overwrite-critical", "overwrites a file that the host needs", command.argv, (RM,))
+    return None
+
+
+@judges("cat")
+def brings(command: Command) -> Finding | None:
+    """`cat > FILE` with content from outside the command, as `write_file` brings it; here the operator is an argument."""
+    if command.arguments[:1] == (">",) and any(is_startup_file(name, command.folder) for name in command.arguments[1:]):
+        return Finding(
+            "startup", "write-startup", "is run or read at login, boot or a set time, or by every program", command.argv
+        )
     return None
 
 
