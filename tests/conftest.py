@@ -14,10 +14,18 @@ from support.leaks import Snapshot, nothing_left_behind
 from support.mcp_client import Client, connected
 from support.relay import RelayHome, RelayProcess, make_home
 from support.sshd import KeyPair, Sshd, make_key
+from support.systemd_host import CannotRun, SystemdHost, prepare
 
 
 def pytest_configure() -> None:
     processes.mark_this_process()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the systemd host's folder before the first test: in a fixture it would run into the limit of a test's time."""
+    wanted = any("systemd_host" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        prepare()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,6 +69,17 @@ def sshd_factory(relay_key: KeyPair, tmp_path: Path) -> Iterator[Callable[..., S
     yield make
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def systemd_host(relay_key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdHost]:
+    """A booted Debian with systemd, a journal and nginx, for all tests that leave it as it is (or put it back)."""
+    try:
+        host = SystemdHost(tmp_path_factory.mktemp("systemd"), relay_key)
+    except CannotRun as error:
+        pytest.skip(str(error))
+    yield host
+    host.stop()
 
 
 @pytest.fixture
