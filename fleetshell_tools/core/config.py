@@ -97,6 +97,11 @@ class Security:
         doc="Per class of the guard: never, approvable or allow.",
         choices=("never", "approvable", "allow"),
     )
+    restart_critical: str = option(
+        "allow",
+        "Whether restart_service restarts what a server's file marks `critical: true`: allow, approval (the operator is asked) or never.",
+        choices=("allow", "approval", "never"),
+    )
     allow_local: bool = option(False, "Allow servers with `connection: local`, which run commands on the relay itself.")
 
 

@@ -94,6 +94,10 @@ class Server:
         False, "No POSIX shell there (network gear): commands are sent as they are, and may outlive a time-out."
     )
 
+    sudo: bool = option(
+        False, "The tools that need root use `sudo -n` there; execute_command runs what it is given, without."
+    )
+
     @property
     def environment(self) -> str:
         return str(self.context.get("environment") or "")

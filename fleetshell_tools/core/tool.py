@@ -226,7 +226,8 @@ def output_schema(cls: type[Output]) -> dict[str, Any]:
             continue
         name = "array" if origin in (list, tuple) else "object" if origin is dict else _NAMES[hint]
         properties[field.name] = {"type": [name, "null"] if optional else name}
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    # All of them are always there; saying so would cost a model each name a second time.
+    return {"type": "object", "properties": properties}
 
 
 def _allowed(parameter: Parameter) -> str:
