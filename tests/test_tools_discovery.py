@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from fleetshell_tools import authentication, commands, discovery
+from fleetshell_tools import authentication, commands, discovery, file_writing, files, log_analysis, services
 from fleetshell_tools.catalog import TOOLS
 from fleetshell_tools.core.config import Config, Defaults
 from fleetshell_tools.core.errors import BadArgument, ConfigError, NotFound
@@ -46,6 +46,52 @@ CONTRACT = {
         {"command"},
         {"server_ids", "tags", "environment", "timeout", "max_parallel", "stop_on_failure"},
         {"results", "groups", "succeeded", "failed"},
+    ),
+    "analyze_logs": (
+        {"server_id"},
+        {"log_path", "service", "analysis_type", "lines", "since"},
+        {"totals", "groups"},
+    ),
+    "get_service_status": (
+        {"server_id", "service_name"},
+        set(),
+        {
+            "service",
+            "exists",
+            "active_state",
+            "sub_state",
+            "enabled",
+            "main_pid",
+            "memory_bytes",
+            "since",
+            "recent_log",
+        },
+    ),
+    "restart_service": (
+        {"server_id", "service_name"},
+        {"approval_id"},
+        {"before", "after", "success", "recent_log"},
+    ),
+    "list_services": ({"server_id"}, {"state", "pattern"}, {"services", "count"}),
+    "read_file": (
+        {"server_id", "path"},
+        {"offset", "limit", "max_bytes"},
+        {"path", "content", "size_bytes", "sha256", "truncated", "encoding"},
+    ),
+    "search_files": (
+        {"server_id", "path", "pattern"},
+        {"type", "max_depth", "max_results", "content"},
+        {"matches", "count", "truncated"},
+    ),
+    "get_file_info": (
+        {"server_id", "path"},
+        set(),
+        {"path", "exists", "type", "size_bytes", "mode", "owner", "group", "modified", "accessed", "target"},
+    ),
+    "write_file": (
+        {"server_id", "path"},
+        {"content", "mode", "old_text", "new_text", "expected_sha256", "make_parents", "approval_id"},
+        {"path", "created", "size_bytes", "sha256", "backup"},
     ),
 }
 """Required arguments, other arguments and the least of `structuredContent`, from section 6 of the contract."""
@@ -406,6 +452,21 @@ def samples(output: type[Output]) -> list[Output]:
         authentication.Authenticated(True, 3600),
         authentication.Authenticated(True, None, "No authentication is needed."),
         discovery.ServerList([], 0, [{"id": "a", "reason": "b"}], None),
+        log_analysis.LogAnalysis(
+            "a",
+            "/var/log/syslog",
+            "summary",
+            {"error": 1},
+            [],
+            0,
+            0,
+            1,
+            {"from": None, "to": None, "seconds": None, "compared_with": None},
+            False,
+            False,
+            {},
+            [],
+        ),
         discovery.ServerContext("a", "h", [], {}, {}, {}, {}, {}, {}, [], {}),
         commands.CommandResult("a", "ls", 0, "out", "", True, 3),
         commands.CommandResult("a", "ls", None, "", "err", False, 3, signal="KILL", truncated=True, notice="cut"),
@@ -415,6 +476,64 @@ def samples(output: type[Output]) -> list[Output]:
             1000,
         ),
         commands.fold([], 1000),
+        services.ServiceStatus("a", "x", False, "systemd", notice="Near names: y."),
+        services.ServiceStatus(
+            "a", "x", True, "systemd", "x.timer", timer={"next_run": None}, critical=True, recent_log=["l"]
+        ),
+        services.Restarted(
+            "a", "x", "x.service", "sysv", {"main_pid": None}, {}, False, "failed", True, ["i"], ["l"], 3
+        ),
+        services.ServiceList("a", "openrc", [], 0, {}),
+        files.FileContent("a", "/x", "", 9, None, True, "binary", None, None, None, None, None, None, None, "Binary."),
+        files.FileContent("a", "/x", "l\r\n", None, "0" * 64, False, "utf-8", "crlf", 1, 1, 1, 2, 3, "/y"),
+        files.FileMatches(
+            "a", "/", [{"path": "/x", "size_bytes": 1, "modified": "t", "type": "file"}], 2, True, 1, "Cut."
+        ),
+        files.FileInfo(
+            "a",
+            "/x",
+            False,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            [],
+            None,
+            "/",
+            "None.",
+        ),
+        files.FileInfo(
+            "a",
+            "/x",
+            True,
+            "file",
+            1,
+            "0644",
+            "-rw-r--r--",
+            "o",
+            "g",
+            "t",
+            "t",
+            "/y",
+            "/y",
+            2,
+            True,
+            ["immutable"],
+            "s",
+            None,
+        ),
+        file_writing.FileWritten("a", "/x", True, True, 1, "0" * 64, None, None, None, None, None, "0644", "o:g", None),
+        file_writing.FileWritten(
+            "a", "/x", False, True, 1, "0" * 64, "1" * 64, 2, "/x.b", 1, 2, None, None, "/y", "A link."
+        ),
     ]
     return [sample for sample in everything if type(sample) is output]
 
