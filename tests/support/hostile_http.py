@@ -110,7 +110,7 @@ LINES = [
     malformed("101 fields", 431, _field(*[b"A: b"] * 101)),
     Row("one empty line first", 200, b"\r\n" + request()),
     Row("HTTP/1.0", 200, request(version="HTTP/1.0"), closes=True),
-    Row("HTTP/1.0 without a Host", 200, request(None, {"Host": None}, version="HTTP/1.0"), closes=True),
+    Row("HTTP/1.0 without a Host", 400, request(None, {"Host": None}, version="HTTP/1.0"), closes=True),
     Row("HTTP/1.0 with keep-alive", 200, request(None, {"Connection": "keep-alive"}, version="HTTP/1.0"), closes=True),
     Row("HTTP/1.9", 200, request(version="HTTP/1.9")),
     Row("close among other options", 200, request(None, {"Connection": "upgrade,\tClose"}), closes=True),
