@@ -56,15 +56,7 @@ class LogAnalysis(Output):
         if self.window["compared_with"]:
             lines.append(f"Change of rate: against {self.window['compared_with']}.")
         for group in self.groups:
-            seen = (
-                f"{_short(group['first_seen'], self.window)} to {_short(group['last_seen'], self.window)}"
-                if group["count"] > 1
-                else _short(group["last_seen"], self.window)
-            )
-            change = _change(group)
-            lines.append(f"{group['count']:>6,} {group['level']:<8} {seen}{change}  {group['template']}")
-            if group["sample"] != group["template"]:
-                lines.append(f"         e.g. {group['sample']}")
+            lines += _told(group, self.window)
         if self.other_count:
             lines.append(f"{self.other_count:>6,} more in other groups ({self.group_count} groups in all)")
         lines += [f"not read: {item['path']}: {item['reason']}" for item in self.skipped]
@@ -75,6 +67,16 @@ def _when(window: dict[str, Any]) -> str:
     if window["from"] is None:
         return ""
     return f", {window['from']} to {window['to']} ({span(window['seconds'])})"
+
+
+def _told(group: dict[str, Any], window: dict[str, Any]) -> list[str]:
+    """A group in one line, and a sample where that says more than the template."""
+    first, last = (_short(group[key], window) for key in ("first_seen", "last_seen"))
+    seen = f"{first} to {last}" if first != last else last
+    line = f"{group['count']:>6,} {group['level']:<8} {seen}{_change(group)}  {group['template']}"
+    return (
+        [line, f"         e.g. {group['sample']}"] if "<" in group["template"] or "…" in group["template"] else [line]
+    )
 
 
 def _short(moment: str | None, window: dict[str, Any]) -> str:
@@ -90,7 +92,9 @@ def _change(group: dict[str, Any]) -> str:
     if not group["before"]:
         return " (new)" if group["count"] > 2 else ""
     rate = group["rate_change"]
-    return "" if rate is None or 0.8 <= rate <= 1.25 else f" (×{rate:g})"
+    if rate is None or 0.8 <= rate <= 1.25:
+        return ""
+    return f" (×{rate:g})" if rate else " (stopped)"
 
 
 @tool(title="Analyze logs", read_only=True)
@@ -99,13 +103,11 @@ def analyze_logs(
     server_id: Annotated[str, "The server's id"],
     log_path: Annotated[str | None, "File or glob; or give service"] = None,
     service: Annotated[str | None, "A service of the server's context, else a systemd unit"] = None,
-    analysis_type: Annotated[Literal["errors", "warnings", "summary"], "Which groups; totals are of all"] = "summary",
-    lines: Annotated[int | None, "Only the newest; default 10,000, with since all", Range(1, 50_000)] = None,
-    since: Annotated[
-        str | None, "ISO 8601, or how long ago: 90m, 2h, 3d; rates are compared with as long a time before"
-    ] = None,
+    analysis_type: Annotated[Literal["errors", "warnings", "summary"], "Which groups"] = "summary",
+    lines: Annotated[int | None, "Only the newest; default 10,000, or all of since", Range(1, 50_000)] = None,
+    since: Annotated[str | None, "ISO 8601, or how long ago: 90m, 2h, 3d"] = None,
 ) -> LogAnalysis:
-    """Say what a log or a service's journal holds: events by level, and alike ones grouped (numbers, ids, addresses masked) with count, first and last time, a sample and the change of rate."""
+    """Sum up a log file or a service's journal: events by level, alike ones as groups with count, times, sample and change of rate."""
     server = ctx.inventory.get(server_id)
     source, moment = log_source.resolve(server, log_path, service), parse_since(since)
     script = log_sampling.script(source, moment, lines)

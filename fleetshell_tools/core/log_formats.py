@@ -95,50 +95,18 @@ _PAIR = re.compile(r"(?P<key>[A-Za-z_@][\w.@-]{0,60})=(?:\"(?P<quoted>(?:[^\"\\]
 _LOGFMT_KEYS = re.compile(r"(?:^|\s)(?:level|lvl|msg)=")
 _REPEATED = re.compile(r"message repeated (?P<times>\d{1,7}) times: \[ ?(?P<message>.*)\]$", re.DOTALL)
 
+_DELAYS = re.compile(r" delays?=[\d./]+,")
+"""Of a delivery by Postfix; without them the reason of a failure stands near the front."""
+
 _KLOG_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
 _REDIS_LEVELS = {".": "debug", "-": "debug", "*": "info", "#": "warning"}
-_LEVEL_KEYS = (
-    "level",
-    "severity",
-    "lvl",
-    "levelname",
-    "log.level",
-    "loglevel",
-    "log_level",
-    "severity_text",
-    "@level",
-    "PRIORITY",
-)
-_MESSAGE_KEYS = ("message", "msg", "MESSAGE", "event", "log", "text", "@message", "@m", "body", "error", "err")
-_TIME_KEYS = (
-    "time",
-    "timestamp",
-    "ts",
-    "@timestamp",
-    "t",
-    "@t",
-    "datetime",
-    "date",
-    "asctime",
-    "eventTime",
-    "_source_realtime_timestamp",
-)
-_PROGRAM_KEYS = (
-    "logger",
-    "service",
-    "name",
-    "component",
-    "app",
-    "unit",
-    "logger_name",
-    "module",
-    "caller",
-    "program",
-    "source",
-)
-_TRACE_KEYS = ("exc_info", "exception", "stack_trace", "stacktrace", "stack", "traceback", "error.stack_trace")
-_PATH_KEYS = ("path", "uri", "url", "request_uri")
-_STATUS_KEYS = ("status", "status_code", "http_status", "response_code")
+_LEVEL_KEYS = ("level severity lvl levelname log.level loglevel log_level severity_text @level PRIORITY").split()
+_MESSAGE_KEYS = "message msg MESSAGE event log text @message @m body error err".split()
+_TIME_KEYS = ("time timestamp ts @timestamp t @t datetime date asctime eventTime _source_realtime_timestamp").split()
+_PROGRAM_KEYS = "logger service name component app unit logger_name module caller program source".split()
+_TRACE_KEYS = "exc_info exception stack_trace stacktrace stack traceback error.stack_trace".split()
+_PATH_KEYS = "path uri url request_uri".split()
+_STATUS_KEYS = "status status_code http_status response_code".split()
 
 
 class LineParser:
@@ -186,6 +154,8 @@ class LineParser:
         repeated = _REPEATED.match(message)
         if repeated:
             message, times = repeated["message"], max(int(repeated["times"]), 1)
+        if program.startswith("postfix/"):
+            message = _DELAYS.sub("", message)
         if "#0" in message:  # as rsyslog writes control characters
             message = message.replace("#012", "\n").replace("#011", "\t")
         told = (
@@ -211,7 +181,14 @@ class LineParser:
         )
         message = f"{request[0]} {request[1]}".strip() + f" {code}"
         return Entry(
-            self._stamps.of(line), log_levels.status(code), "", message, line, request=request, status=code, whole=True
+            self._stamps.of(line),
+            log_levels.status(code),
+            "",
+            message,
+            match[0],
+            request=request,
+            status=code,
+            whole=True,
         )
 
     def _nginx_error(self, line: str) -> Entry | None:
@@ -326,6 +303,8 @@ class LineParser:
         message = clean(said)[:LONGEST_LINE] if isinstance(said, str) else ""
         unit = _text(fields.get("_SYSTEMD_UNIT") or fields.get("UNIT"))
         program = _text(fields.get("SYSLOG_IDENTIFIER") or fields.get("_COMM")) or unit
+        if program.startswith("postfix/"):
+            message = _DELAYS.sub("", message)
         severity, stamp = _text(fields.get("PRIORITY")), _text(fields.get("__REALTIME_TIMESTAMP"))
         told = log_levels.priority(int(severity)) if severity.isascii() and severity.isdigit() else None
         seconds = int(stamp) / 1e6 if stamp.isascii() and stamp.isdigit() and len(stamp) < 18 else None

@@ -108,7 +108,7 @@ REAL: dict[str, tuple[dict[str, int], list[tuple[int, str, str]]]] = {
     "postfix.log": (
         {"error": 1, "warning": 75, "info": 189},
         [
-            (1, "error", "postfix/smtp: <hex>: to=<email>, relay=reject.example.org[<ip>]:<n>, delay=<n>, delays=<n>/<n>/<n>/<n>, dsn=<n>, status=bounced (host reject.example.org[<ip>] …"),
+            (1, "error", "postfix/smtp: <hex>: to=<email>, relay=reject.example.org[<ip>]:<n>, dsn=<n>, status=bounced (host reject.example.org[<ip>] said: <n> <n> Error: command failed…"),
         ],
     ),
     "journal.json": (

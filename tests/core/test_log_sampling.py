@@ -36,7 +36,7 @@ def ran_in(host: str, folder: Path, path: Path | str, since: Since, lines: int |
                 (tools / name).symlink_to(shutil.which("busybox") or "")
         shell, environment = [str(tools / "sh")], {**environment, "PATH": f"{tools}:{environment['PATH']}"}
     done = subprocess.run([*shell, *words[1:]], capture_output=True, check=True, env=environment)
-    assert done.stderr == b""
+    assert done.stderr == b"", done.stderr
     found = parts(done.stdout, "fs-n")
     facts = facts_in(found)
     assert facts is not None and facts["tools"] == ("busybox" if host == "busybox" else "gnu")
