@@ -54,7 +54,11 @@ look() {
     [ -x "${d:-/}" ] || state=hidden
   fi
 }
-from() { $reader tail -c "+$2" -- "$1"; }
+from() {
+  if [ "$tools" = busybox ] && [ "$2" -gt 2000000000 ]; then  # beyond 2 GiB its tail fails
+    $reader dd if="$1" bs=65536 skip=$((($2 - 1) / 65536)) 2>/dev/null | tail -c "+$((($2 - 1) % 65536 + 1))"
+  else $reader tail -c "+$2" -- "$1"; fi
+}
 about() {
   case $stat in
     c) $reader stat -L -c '%Y %s %i %U:%G %a' -- "$1" ;;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -290,3 +292,20 @@ def test_no_cursor_of_another_kind_does_harm(text: str, begin: str) -> None:
 def test_a_service_whose_entry_names_its_unit_is_that_units_journal() -> None:
     server = Server(id="a", hostname="h", services={"web": {"unit": "nginx"}})
     assert resolve(server, None, "web").unit == "nginx"
+
+
+@pytest.mark.skipif(not shutil.which("busybox"), reason="busybox is not installed")
+def test_the_end_of_a_file_beyond_two_gibibytes_is_read_by_busybox_too(tmp_path: Path) -> None:
+    path, size = tmp_path / "big.log", (2 << 30) + 70_000
+    with path.open("wb") as file:
+        file.seek(size)
+        file.write(b"the last line\n")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("tail", "dd"):
+        (programs / name).symlink_to(str(shutil.which("busybox")))
+    text = f'tools=busybox reader=\n{log_source.ACCESS}\nfrom "$1" "$2"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", text, "sh", str(path), str(size + 1)], capture_output=True, check=True, env={"PATH": str(programs)}
+    )
+    assert done.stdout == b"the last line\n"
