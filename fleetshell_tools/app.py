@@ -23,6 +23,7 @@ from fleetshell_tools.core.context import Context, no_progress
 from fleetshell_tools.core.errors import AuthenticationRequired, BadArgument, ConfigError, FleetShellError, NotFound
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.jobs import Jobs
+from fleetshell_tools.core.notes import NoteStore
 from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.servers import Inventory
 from fleetshell_tools.core.tool import Output, Tool
@@ -30,6 +31,7 @@ from fleetshell_tools.core.types import Caller, Principal
 from fleetshell_tools.core.words import nearest
 from fleetshell_tools.fleet import keys
 from fleetshell_tools.fleet.check import Step, changed_keys, check
+from fleetshell_tools.fleet.facts import Learned
 from fleetshell_tools.fleet.fleet import SshFleet, make_guard, private_folder
 from fleetshell_tools.fleet.hostkeys import HostKeys
 from fleetshell_tools.relay import auth, tls
@@ -80,12 +82,11 @@ class App:
         self.fleet = SshFleet(home, folder, config, self.inventory, self.audit)
         self.auth = Authenticator(config, AuthState(home.auth_state))
         self.prompts = PromptStore(home.prompts)
+        self.notes = NoteStore(home.notes)
         self.jobs = Jobs(lambda: self.config.jobs, self.audit.record)
         self.calls = 0
         self._tools = {tool.name: tool for tool in catalog.TOOLS}
-        definitions = [tool.definition() for tool in catalog.TOOLS]
-        self._tool_list = _encoded(definitions)
-        self._modern_tool_list = _encoded([_with_handle(definition) for definition in definitions])
+        self._tool_list, self._modern_tool_list = tool_list(modern=False), tool_list(modern=True)
 
     def close(self) -> None:
         """End every connection and the audit log."""
@@ -204,6 +205,7 @@ class App:
             self.prompts,
             _Reply(conversation),
             self.jobs,
+            notes=self.notes,
         )
 
     def _authenticate(self, tool: Tool, principal: Principal, call: Call, conversation: Conversation) -> ToolResult:
@@ -271,12 +273,18 @@ def _encoded(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def tool_list(*, modern: bool) -> bytes:
+    """The built-in tools as `tools/list` sends them."""
+    definitions = [tool.definition() for tool in catalog.TOOLS]
+    return _encoded([_with_handle(definition) for definition in definitions] if modern else definitions)
+
+
 def _with_handle(definition: dict[str, Any]) -> dict[str, Any]:
     """A tool as modern clients see it: with the argument that carries the grant where nothing else does."""
     if definition["name"] == "authenticate":
         return definition
     schema = definition["inputSchema"]
-    handle = {"type": "string", "description": "Only where a call is locked although you have authenticated"}
+    handle = {"type": "string", "description": "If locked all the same"}
     return {
         **definition,
         "inputSchema": {**schema, "properties": {**schema.get("properties", {}), ARGUMENT: handle}},
@@ -339,9 +347,11 @@ def public_line(home: Home, config: Config) -> str:
     return keys.public_line(home.file(config.relay.private_key))
 
 
-def forget_host_keys(home: Home, server_id: str) -> None:
-    """Remove a server's pins."""
+def forget_server(home: Home, server_id: str) -> None:
+    """Remove a server's pins, what was learned of it, and its notes."""
     HostKeys(home, home.run).forget(server_id)
+    Learned(home.run / "facts").forget(server_id)
+    NoteStore(home.notes).forget(server_id)
 
 
 def create_relay_key(private: Path) -> None:

@@ -1,18 +1,22 @@
-"""Running commands: `execute_command` on one server, `multi_server_execute` on many."""
+"""Running commands: `execute_command` on one server, `multi_server_execute` on many, `run_troubleshooting` by name."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fleetshell_tools.core import text
 from fleetshell_tools.core.context import Context
-from fleetshell_tools.core.errors import BadArgument, Cancelled, FleetShellError, TimedOut
+from fleetshell_tools.core.errors import BadArgument, Blocked, Cancelled, FleetShellError, NotFound, TimedOut
 from fleetshell_tools.core.jobs import Call, Job, Work, succeeded
+from fleetshell_tools.core.server_context import named_checks
+from fleetshell_tools.core.servers import Server
 from fleetshell_tools.core.tool import Output, Range, tool
 from fleetshell_tools.core.types import Act, Captured, Completed, HostResult, Progress
+from fleetshell_tools.core.words import nearest
 
 LONGEST = 604_800
 
@@ -35,8 +39,25 @@ class CommandResult(Output):
 
     def text(self) -> str:
         state = f"still running as {self.job_id}" if self.running else _ending(self.exit_code, self.signal)
-        head = f"{self.server_id}: {state} ({self.duration_ms} ms)"
+        head = f"{self.of}: {state} ({self.duration_ms} ms)"
         return "\n".join([head, *_streams(self.stdout, self.stderr), *([self.notice] if self.notice else [])])
+
+    @property
+    def of(self) -> str:
+        """What the first line speaks of."""
+        return self.server_id
+
+
+@dataclass(frozen=True)
+class CheckResult(CommandResult):
+    name: str = field(kw_only=True)
+
+    @property
+    def of(self) -> str:
+        return f"{text.one_line(self.name, 80)} on {self.server_id}"
+
+
+Shaped = TypeVar("Shaped", bound=CommandResult)
 
 
 @dataclass(frozen=True)
@@ -164,11 +185,17 @@ def execute_command(
     One that takes long is answered with its output so far and goes on as a job: see get_job.
     """
     server = ctx.inventory.get(server_id)
+    return _on_one(ctx, server, _act(command, working_directory, environment, stdin), timeout, lambda result: result)
+
+
+def _on_one(
+    ctx: Context, server: Server, act: Act, timeout: int | None, shape: Callable[[CommandResult], Shaped]
+) -> Shaped:
+    """Run a command on one server; the answer is the result in the `shape` of the tool, also before the end."""
     seconds = _timeout(ctx, timeout)
-    act = _act(command, working_directory, environment, stdin)
     budget = ctx.config.security.max_output_bytes
-    work = _work(ctx, command, [server.id], seconds)
-    with Call(ctx.jobs, work, ctx.reply, partial(_command_so_far, seconds, budget)) as call:
+    work = _work(ctx, act.command, [server.id], seconds)
+    with Call(ctx.jobs, work, ctx.reply, lambda job: shape(_command_so_far(seconds, budget, job))) as call:
         done = ctx.fleet.run(
             ctx.caller, server, act, timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress, watch=call.watch,
             on_output=call.heard, keep=ctx.config.jobs.output_bytes,
@@ -181,11 +208,45 @@ def execute_command(
         server.id, done, seconds, "\n".join([*_streams(out.text, err.text), *([notice] if job and notice else [])])
     ):
         raise error
-    return CommandResult(
-        server_id=server.id, command=command, exit_code=done.exit_code, stdout=out.text, stderr=err.text,
+    return shape(CommandResult(
+        server_id=server.id, command=act.command, exit_code=done.exit_code, stdout=out.text, stderr=err.text,
         success=done.exit_code == 0, duration_ms=done.duration_ms, signal=done.signal, truncated=cut,
         job_id=job.job_id if job else None, notice=notice,
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+@tool(title="Run a named check", destructive=True)
+def run_troubleshooting(
+    ctx: Context,
+    server_id: Annotated[str, "The server's id, from list_servers"],
+    name: Annotated[str, "One of its `checks`, from get_server_context"],
+    timeout: Annotated[int | None, "Seconds after which it is ended; default 60", Range(1, LONGEST)] = None,
+    approval_id: Annotated[str | None, "Approval from the operator, where one was asked for"] = None,
+) -> CheckResult:
+    """Run a command that the operator has named in the server's file, as execute_command would."""
+    server = ctx.inventory.get(server_id)
+    checks = named_checks(server)
+    if name not in checks:
+        raise NotFound(_no_check(server, name, checks))
+
+    def shape(result: CommandResult) -> CheckResult:
+        return CheckResult(name=name, **vars(result))
+
+    try:
+        return _on_one(ctx, server, Act(checks[name]), timeout, shape)
+    except Blocked as error:
+        # There are no approvals yet, so none is valid; who gives one has to be told.
+        raise Blocked(f"The approval_id given is not valid. {error.message}") if approval_id else error from None
+
+
+def _no_check(server: Server, name: str, checks: dict[str, str]) -> str:
+    """Why there is no such check, and what there is."""
+    if name in server.section("troubleshooting"):
+        return f"`troubleshooting.{name}` of {server.id} is no command. The operator can mend it: `fleetshell edit {server.id}`."
+    if not checks:
+        return f"{server.id} has no named checks. The operator adds them under `troubleshooting`: `fleetshell edit {server.id}`."
+    known = text.one_line(", ".join(checks), 500)
+    return f'{server.id} has no check "{text.one_line(name, 80)}".{nearest(name, checks)} Its checks: {known}.'
 
 
 def _command_so_far(timeout: int, budget: int, job: Job) -> CommandResult:

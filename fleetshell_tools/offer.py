@@ -101,7 +101,9 @@ def _read_resource(ctx: Context, params: Mapping[str, Any]) -> dict[str, Any]:
         raise NotFound(
             f'There is no resource "{one_line(uri, 100)}". Servers are at {TEMPLATE}; list_servers has the ids.'
         )
-    context = server_context(ctx.inventory, ctx.fleet, unquote(match[1]))
+    context = server_context(
+        ctx.inventory, ctx.fleet, ctx.notes, unquote(match[1]), ctx.config.security.max_output_bytes // 2
+    )
     return {"contents": [{"uri": uri, "mimeType": JSON, "text": json.dumps(context, indent=2, ensure_ascii=False)}]}
 
 

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import mcp_part, peers, ssh_command_part, ssh_fanout_part, ssh_mcp_part, ssh_shell_part, startup_part
+from bench import (
+    mcp_part,
+    peers,
+    ssh_command_part,
+    ssh_fanout_part,
+    ssh_mcp_part,
+    ssh_shell_part,
+    startup_part,
+    tokens_part,
+)
 from bench.__main__ import measured
 from bench.effort import Effort, quick
 from bench.load import Job
@@ -32,7 +41,7 @@ def bench(part: Part, file: Path, **settings: Any) -> tuple[str, list[dict[str, 
     return run.stdout, json.loads(file.read_text())["rows"]
 
 
-SSH_PARTS = [ssh_command_part.PART, ssh_mcp_part.PART, ssh_fanout_part.PART, ssh_shell_part.PART]
+SSH_PARTS = [ssh_command_part.PART, ssh_mcp_part.PART, ssh_fanout_part.PART, ssh_shell_part.PART, tokens_part.PART]
 
 
 @pytest.mark.parametrize("part", [mcp_part.PART, startup_part.PART, *SSH_PARTS], ids=lambda part: part.name)

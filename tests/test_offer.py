@@ -12,6 +12,7 @@ import pytest
 from fleetshell_tools import discovery, offer
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import BadArgument, ConfigError, NotFound
+from fleetshell_tools.core.notes import NoteStore
 from fleetshell_tools.core.prompts import Editor, PromptStore
 from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.types import Caller, ConnectionState, Principal, ShellInfo
@@ -42,6 +43,12 @@ class Connections:
     def fingerprints(self, server: Server) -> list[str]:
         return ["SHA256:abc (ED25519)"]
 
+    def facts(self, server: Server) -> None:
+        return None
+
+    def last_seen(self, server: Server) -> None:
+        return None
+
 
 @dataclass
 class Surroundings:
@@ -49,6 +56,7 @@ class Surroundings:
 
     prompts: PromptStore
     inventory: Inventory
+    notes: NoteStore
     fleet: Connections = field(default_factory=Connections)
     caller: Caller = field(default_factory=lambda: Caller(Principal("mine")))
     config: Config = field(default_factory=Config)
@@ -58,7 +66,9 @@ class Surroundings:
 def ctx(tmp_path: Path) -> Any:
     for name in ("servers", "prompts"):
         (tmp_path / name).mkdir(0o700)
-    made = Surroundings(PromptStore(tmp_path / "prompts"), Inventory(tmp_path / "servers"))
+    made = Surroundings(
+        PromptStore(tmp_path / "prompts"), Inventory(tmp_path / "servers"), NoteStore(tmp_path / "notes")
+    )
     server(
         made,
         "db-1",

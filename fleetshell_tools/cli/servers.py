@@ -82,20 +82,24 @@ def _warn_of_jump(inventory: Inventory, server_id: str) -> None:
 
 @command("remove", ID, Arg("--yes", action="store_true", help="do not ask"), example="fleetshell remove mail-prod-01")
 def remove(args: argparse.Namespace, home: Home) -> int:
-    """Remove a server: its file and its pinned host key. Without a terminal it does not ask."""
+    """Remove a server: its file, its pinned host key, its notes and what was learned of it. Without a terminal it does not ask."""
     config = home.config()
     inventory = Inventory(home.servers, config.defaults)
     path = _file(inventory, args.id)
     _refuse_if_needed(inventory, config, args.id)
-    if output.interactive() and not args.yes and not output.confirm(f"Remove {args.id} and its pinned host key?"):
+    if (
+        output.interactive()
+        and not args.yes
+        and not output.confirm(f"Remove {args.id}, its pinned host key and its notes?")
+    ):
         print("Nothing was removed.")
         return 1
-    from fleetshell_tools.app import forget_host_keys, record
+    from fleetshell_tools.app import forget_server, record
 
     record(home, config, "server_removed", "remove", server_id=args.id)
     path.unlink(missing_ok=True)
     storage.sync_folder(path.parent)
-    forget_host_keys(home, args.id)
+    forget_server(home, args.id)
     print(f"Removed {args.id}.")
     return 0
 

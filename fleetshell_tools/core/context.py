@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.jobs import NO_JOBS, Jobs
+from fleetshell_tools.core.notes import NoteStore
 from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.servers import Inventory
 from fleetshell_tools.core.types import Auth, Caller, Cancellation, Fleet, NoReply, Progress, Reply
@@ -52,3 +53,4 @@ class Context:
     prompts: PromptStore = field(default_factory=lambda: cast(PromptStore, _Missing("prompts")))
     reply: Reply = field(default_factory=NoReply)
     jobs: Jobs = NO_JOBS
+    notes: NoteStore = field(default_factory=lambda: cast(NoteStore, _Missing("notes")))

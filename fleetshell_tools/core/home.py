@@ -45,6 +45,10 @@ class Home:
         return self.path / "prompts"
 
     @property
+    def notes(self) -> Path:
+        return self.path / "notes"
+
+    @property
     def run(self) -> Path:
         return self.path / "run"
 

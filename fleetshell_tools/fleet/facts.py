@@ -1,4 +1,4 @@
-"""What was learned of the hosts: facts of each connection, and on disk what a host was and when it last answered."""
+"""What was learned of the hosts, by connection; and on disk for the next start: what a host was, when it answered."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from fleetshell_tools.core import storage
+from fleetshell_tools.core.errors import ConfigError
 from fleetshell_tools.core.scripts import FACTS, Facts
 from fleetshell_tools.fleet.connections import Connection
 
@@ -90,8 +91,8 @@ class Learned:
             return float(document["seen"]), facts
         except FileNotFoundError:
             return 0.0, None
-        except (ValueError, KeyError, TypeError):
-            log.warning("%s is damaged; what was known of that host is learned again.", path)
+        except (OSError, ConfigError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s can't be used (%s); what was known of that host is learned again.", path, error)
             return 0.0, None
 
     def _write(self, server_id: str) -> None:

@@ -28,7 +28,7 @@ class Row:
     Args:
         what: What is measured.
         peer: With whom we compare ourselves.
-        unit: "/s", "ms", "µs" or "MiB".
+        unit: "/s", "ms", "µs", "MiB" or "tokens".
         target: The limit of our value divided by the peer's; None where there is no target.
         at_least: Whether the target is a lower limit.
     """

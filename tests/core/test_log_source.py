@@ -306,6 +306,9 @@ def test_the_end_of_a_file_beyond_two_gibibytes_is_read_by_busybox_too(tmp_path:
         (programs / name).symlink_to(str(shutil.which("busybox")))
     text = f'tools=busybox reader=\n{log_source.ACCESS}\nfrom "$1" "$2"'
     done = subprocess.run(
-        ["/bin/sh", "-c", text, "sh", str(path), str(size + 1)], capture_output=True, check=True, env={"PATH": str(programs)}
+        ["/bin/sh", "-c", text, "sh", str(path), str(size + 1)],
+        capture_output=True,
+        check=True,
+        env={"PATH": str(programs)},
     )
     assert done.stdout == b"the last line\n"
