@@ -16,7 +16,7 @@ demo:
 
 test: lint
 	@echo "== tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python tests/run.py $(ARGS)
 
 lint:
 	@.ci/setup dev
