@@ -153,7 +153,14 @@ class _Shown:
 
 
 def _texts(budget: int, captured: list[Captured]) -> list[_Shown]:
-    """Several outputs as texts that share one budget."""
+    """Several outputs as texts that share one budget, which counts them as the JSON that a client gets."""
+    room = text.room(budget)
+    shown = _rendered(room, captured)
+    size = sum(text.encoded_size(item.text) for item in shown)
+    return shown if size <= room else _rendered(room * room // size, captured)
+
+
+def _rendered(budget: int, captured: list[Captured]) -> list[_Shown]:
     shares = text.share(budget, [item.total for item in captured])
     rendered = [(item, share, *text.render(item, share)) for item, share in zip(captured, shares, strict=True)]
     return [_Shown(shown, cut, share // 2 if cut else item.total) for item, share, shown, cut in rendered]

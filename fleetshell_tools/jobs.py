@@ -125,7 +125,10 @@ def get_job(
     if number is None:
         return _overview(job, running, hosts)
     budget = ctx.config.security.max_output_bytes
-    return _part(job, running, hosts[number], stream, offset, min(max_bytes or budget, budget))
+    most, room = min(max_bytes or budget, budget), text.room(budget)
+    part = _part(job, running, hosts[number], stream, offset, most)
+    size = text.encoded_size(part.output or "")
+    return part if size <= room else _part(job, running, hosts[number], stream, offset, max(most * room // size, 16))
 
 
 @tool(title="End a job", destructive=True, idempotent=True)

@@ -6,6 +6,7 @@ characters could make it look like something else.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -63,6 +64,16 @@ def render(captured: Captured, budget: int) -> tuple[str, bool]:
     head, tail = _whole_characters(head, tail)
     cut = captured.total - len(head) - len(tail)
     return f"{decode(head)}\n[… {cut:,} of {captured.total:,} bytes left out here …]\n{decode(tail)}", True
+
+
+def room(budget: int) -> int:
+    """What of a result's budget its output may take: the rest of it, and what is said of a cut, need some too."""
+    return max(budget - 700, budget // 2)
+
+
+def encoded_size(text: str) -> int:
+    """Bytes that a text takes in JSON, where a line's end is two."""
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) - 2
 
 
 def _whole_characters(head: bytes, tail: bytes) -> tuple[bytes, bytes]:

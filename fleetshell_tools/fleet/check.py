@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fleetshell_tools.core.errors import FleetShellError, Unreachable
+from fleetshell_tools.core.scripts import Script
 from fleetshell_tools.core.servers import Server
 from fleetshell_tools.core.text import decode, one_line
 from fleetshell_tools.core.types import Act, Caller, Cancellation, Completed
@@ -61,10 +62,23 @@ def check(fleet: SshFleet, server: Server, deadline: float, caller: Caller, canc
         done = fleet.run(caller, server, Act("true"), timeout=left, cancelled=cancelled, progress=lambda *_: None)
         if done.exit_code != 0:
             raise Unreachable(f"{server.id} can be reached, but {_why_not(done)}.", step="command")
-        timeline.passed("command")
+        timeline.passed("command", "" if server.raw else _rights(fleet, server, deadline, caller, cancelled))
     except FleetShellError as error:
         timeline.failed(error)
     return timeline.steps
+
+
+def _rights(fleet: SshFleet, server: Server, deadline: float, caller: Caller, cancelled: Cancellation) -> str:
+    """Whom the login is there, and whether it may do what needs root."""
+    left = max(deadline - time.monotonic(), 1)
+    facts = fleet.run_script(caller, server, Script("test", "part end"), timeout=left, cancelled=cancelled).facts
+    says = {
+        "root": "is root",
+        "yes": "may use sudo without a password",
+        "password": "would have to give sudo a password, which FleetShell never does: NOPASSWD lines in sudoers let its tools work",
+        "none": "has no sudo",
+    }
+    return f"{facts['user']} {says.get(facts['sudo_state'], 'logs in')}"
 
 
 def changed_keys(fleet: SshFleet, server: Server, deadline: float, cancelled: Cancellation) -> list[HostKey]:

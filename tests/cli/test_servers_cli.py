@@ -117,7 +117,8 @@ def test_a_server_that_works_shows_every_step(home: CliHome, sshd: Sshd, capsys:
         "  ✓ command ",
     ]
     assert all(" ms" in line for line in lines[1:])
-    assert home.events() == ["host_key_pinned", "started", "finished"]
+    assert home.events() == ["host_key_pinned", *(("started", "finished") * 2)]
+    assert " is root" in lines[-1] or "sudo" in lines[-1]
     assert home.audit()[1]["principal"].startswith("cli:")
 
 

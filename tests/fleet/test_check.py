@@ -67,7 +67,11 @@ def test_the_command_goes_the_normal_road_and_is_in_the_audit_log(fleet: TestFle
     fleet.add("web-1", sshd)
     run(fleet, "web-1")
     events = [(record["event"], record["command"]) for record in fleet.records()]
-    assert events == [("host_key_pinned", None), ("started", "true"), ("finished", "true")]
+    assert events == [
+        ("host_key_pinned", None),
+        *(("started", "true"), ("finished", "true")),
+        *(("started", "test"), ("finished", "test")),  # whom the login is, and its sudo
+    ]
 
 
 def test_a_guard_that_refuses_the_command_fails_the_last_step(tmp_path: Path, relay_key: KeyPair, sshd: Sshd) -> None:

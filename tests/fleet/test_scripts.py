@@ -17,6 +17,7 @@ from support.sshd import KeyPair, Sshd
 from fleetshell_tools.core.errors import BadArgument, Blocked, TimedOut
 from fleetshell_tools.core.scripts import FACTS, Facts, Ran, Script, facts_in, parts, sudo_refusal
 from fleetshell_tools.core.types import Cancellation
+from fleetshell_tools.fleet.remote import shell_free
 
 SHELLS = [["sh"], ["dash"], ["bash"], ["busybox", "sh"], ["zsh"]]
 ECHO = Script("echo_data", 'part data; for a in "$@"; do printf "%s\\0" "$a"; done')
@@ -86,6 +87,11 @@ def test_data_reaches_every_shell_unchanged(data: list[str]) -> None:
         line = Script("echo_data", ECHO.text, tuple(data)).command("fs-n", Facts({}), sudo=False)
         done = subprocess.run([*shell, "-c", line], capture_output=True, check=True)
         assert parts(done.stdout, "fs-n")["data"].decode().split("\0")[:-1] == data, shell
+    for name in ("fish", "tcsh"):
+        if shutil.which(name):
+            line = shell_free(Script("echo_data", ECHO.text, tuple(data)).command("fs-n", Facts({}), sudo=False))
+            done = subprocess.run([name, "-c", line], capture_output=True, check=True)
+            assert parts(done.stdout, "fs-n")["data"].decode().split("\0")[:-1] == data, name
 
 
 @pytest.mark.parametrize("shell", SHELLS[:-1])  # no host's `sh` is zsh
