@@ -98,11 +98,11 @@ def demo(args: argparse.Namespace, home: Home) -> int:
     demo_servers.find_sshd()
     story = Story()
     isolation = Isolation([home.path])
-    print(
-        "FleetShell's demo: three SSH servers, a relay and an MCP client, all on this machine and all thrown away at the end."
-    )
     try:
         with Interrupts() as interrupts, ExitStack() as cleaning:
+            print(
+                "FleetShell's demo: three SSH servers, a relay and an MCP client, all on this machine and all thrown away at the end."
+            )
             folder = Path(tempfile.mkdtemp(prefix="fleetshell-demo-"))
             cleaning.callback(shutil.rmtree, folder)
             cleaning.callback(_end_leftovers, folder)
