@@ -186,7 +186,7 @@ def parse(ran: Ran, path: str = "") -> Usage:
         said = one_line(ran.text("why").rpartition(": ")[2], 120)
         raise NotFound(f"{path} can't be looked at: {said}. Check the path with search_files or get_file_info.")
     space, inodes = df(ran.text("space")), df(ran.text("inodes"))
-    if not space and "stale" not in ran.parts:
+    if not space and "stale" not in ran.parts and not (path and ran.part("mounts")):
         raise FleetShellError(f"df told nothing on this host: {one_line(ran.stderr, 200) or 'is it installed?'}")
     mounts = {clean(mount.point): mount for mount in proc.mounts(ran.part("mounts"))}
     rows = [_row(point, row, inodes.get(point), mounts.get(point)) for point, row in space.items()]

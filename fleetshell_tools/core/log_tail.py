@@ -8,7 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 
-from fleetshell_tools.core.errors import BadArgument
+from fleetshell_tools.core.errors import BadArgument, FleetShellError
 from fleetshell_tools.core.log_journal import FIELDS, JOURNAL, entries
 from fleetshell_tools.core.log_source import ACCESS, CLOCK, Source, line
 from fleetshell_tools.core.scripts import Ran, Script
@@ -25,7 +25,10 @@ path=$1 lines=$2 inode=$3 offset=$4 marked=$5 mark=$6 window=$7 since=ever secon
     CLOCK
     + ACCESS
     + r"""
-sum() { head -c "$1" | cksum | { read -r sum rest; printf '%s\n' "$sum"; }; }
+sum() {
+  if has cksum; then head -c "$1" | cksum | { read -r sum rest; printf '%s\n' "$sum"; }
+  else head -c "$1" | md5sum | { read -r sum rest; printf '%s\n' "$((0x${sum%????????????????????????}))"; }; fi
+}
 marks_of() { case $1 in *.gz) from "$1" 1 | gzip -dc 2>/dev/null | sum "$2" ;; *) from "$1" 1 | sum "$2" ;; esac; }
 size_of() { about "$1" | { read -r mtime size rest; printf '%s\n' "$size"; }; }
 inode_of() { about "$1" | { read -r mtime size inode rest; printf '%s\n' "$inode"; }; }
@@ -188,6 +191,10 @@ def end_of_file(ran: Ran, most: int, budget: int) -> Tail:
     """The last lines of a file, at most `most` and about `budget` bytes of them."""
     place, start = _place(ran)
     if place is None:
+        if ran.part("new"):
+            raise FleetShellError(
+                "This host has neither cksum nor md5sum, by which tail_logs knows a file again. Use read_file with a negative offset."
+            )
         return Tail([], None)
     *whole, rest = ran.part("new").split(b"\n")
     wanted = whole[-most:]
