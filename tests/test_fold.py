@@ -161,7 +161,7 @@ def test_the_budget_is_shared_small_outputs_whole_and_large_ones_cut_alike() -> 
     assert result.truncated
     assert sum(kept) + 5 <= 10_000
     assert abs(kept[0] - kept[1]) <= 2
-    assert min(kept) > 4500
+    assert min(kept) > 4300
     assert "bytes left out here" in hosts["b"]["stdout"]
     assert "of 50,000" in hosts["b"]["stdout"]
     assert "Output was cut to its start and end" in result.text()
@@ -169,7 +169,7 @@ def test_the_budget_is_shared_small_outputs_whole_and_large_ones_cut_alike() -> 
 
 
 def test_a_groups_output_counts_once_however_many_hosts_it_has() -> None:
-    result = fold([done(f"s{n}", "x" * 5000) for n in range(100)], 6000)
+    result = fold([done(f"s{n}", "x" * 5000) for n in range(100)], 7000)
     assert not result.truncated
     assert result.notice is None
     assert len(result.groups) == 1

@@ -161,9 +161,12 @@ def test_a_command_that_outlives_the_clients_patience_goes_on_and_is_read_to_its
 
 
 def test_a_wait_returns_when_there_is_new_output_and_when_there_is_none_in_time(bench: Bench) -> None:
+    second = bench.pipe.with_name("second")
+    os.mkfifo(second)
     started = bench.start(
         commands.execute_command, server_id="web-1",
-        command=f"echo begun; read x < '{bench.pipe}'; echo first; read x < '{bench.pipe}'",
+        # A pipe for each: the second reader would else find the first writer still there, and its end.
+        command=f"echo begun; read x < '{bench.pipe}'; echo first; read x < '{second}'",
     )  # fmt: skip
     job_id = started.client.lose_patience()["job_id"]
     nothing_new = bench.call(jobs.get_job, job_id=job_id, offset=6, wait=1)
@@ -174,7 +177,7 @@ def test_a_wait_returns_when_there_is_new_output_and_when_there_is_none_in_time(
     bench.go()
     waiter.join()
     assert (answers[0]["output"], answers[0]["running"]) == ("first\n", True)
-    bench.go()
+    second.write_text("go\n")
 
 
 def test_a_cancelled_wait_leaves_the_job_alone(bench: Bench) -> None:

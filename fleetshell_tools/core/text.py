@@ -68,7 +68,7 @@ def render(captured: Captured, budget: int) -> tuple[str, bool]:
 
 def room(budget: int) -> int:
     """What of a result's budget its output may take: the rest of it, and what is said of a cut, need some too."""
-    return max(budget - 700, budget // 2)
+    return max(budget - 1100, budget // 2)
 
 
 def encoded_size(text: str) -> int:
