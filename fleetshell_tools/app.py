@@ -17,14 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from fleetshell_tools import catalog, offer
+from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.context import Context, no_progress
-from fleetshell_tools.core.errors import AuthenticationRequired, BadArgument, ConfigError, FleetShellError, NotFound
+from fleetshell_tools.core.emergency import Emergency
+from fleetshell_tools.core.errors import (
+    AuthenticationRequired,
+    BadArgument,
+    FleetShellError,
+    NotFound,
+    RateLimited,
+)
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.jobs import Jobs
 from fleetshell_tools.core.notes import NoteStore
 from fleetshell_tools.core.prompts import PromptStore
+from fleetshell_tools.core.rates import Rates
 from fleetshell_tools.core.servers import Inventory
 from fleetshell_tools.core.tool import Output, Tool
 from fleetshell_tools.core.types import Caller, Principal
@@ -40,17 +49,24 @@ from fleetshell_tools.relay.carriers import ARGUMENT
 from fleetshell_tools.relay.exchange import Call, Conversation, Outcome, Result, ToolResult
 from fleetshell_tools.relay.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RESOURCE_NOT_FOUND, RpcError
 from fleetshell_tools.relay.progress import Reporter
+from fleetshell_tools.relay.totp import ACCOUNT as TOTP_ACCOUNT
+from fleetshell_tools.relay.totp import check_code, provisioning_uri
+from fleetshell_tools.relay.totp import new_secret as new_totp_secret
 
 __all__ = [
+    "TOTP_ACCOUNT",
     "App",
     "SshFleet",
     "Step",
     "changed_keys",
     "check",
+    "check_code",
     "client_fleet",
     "failure",
     "make_guard",
+    "new_totp_secret",
     "open_audit",
+    "provisioning_uri",
 ]
 
 log = logging.getLogger("fleetshell")
@@ -79,11 +95,14 @@ class App:
         self.config = config
         self.inventory = Inventory(home.servers, config.defaults)
         self.audit = open_audit(home, config)
-        self.fleet = SshFleet(home, folder, config, self.inventory, self.audit)
+        self.approvals = ApprovalStore(auth.boottime)
+        self.fleet = SshFleet(home, folder, config, self.inventory, self.audit, self.approvals)
         self.auth = Authenticator(config, AuthState(home.auth_state))
         self.prompts = PromptStore(home.prompts)
         self.notes = NoteStore(home.notes)
         self.jobs = Jobs(lambda: self.config.jobs, self.audit.record)
+        self.emergency = Emergency(home.emergency)
+        self.rates = Rates(lambda: self.config.limits)
         self.calls = 0
         self._tools = {tool.name: tool for tool in catalog.TOOLS}
         self._tool_list, self._modern_tool_list = tool_list(modern=False), tool_list(modern=True)
@@ -141,6 +160,8 @@ class App:
             )
         self.calls += 1
         try:
+            self.emergency.check()
+            self._count(principal, call, tool)
             if tool is None:
                 return self._answer(principal, call, conversation)
             if not tool.needs_grant:
@@ -163,6 +184,25 @@ class App:
             if tool is None:
                 return RpcError(INTERNAL_ERROR, text, {"reason": "internal"})
             return ToolResult([{"type": "text", "text": text}], is_error=True)
+
+    def _count(self, principal: Principal, call: Call, tool: Tool | None) -> None:
+        """Hold a call against the limits of its key and its client; one that waits for nothing costs nothing.
+
+        Raises:
+            RateLimited: It is one too many.
+        """
+        if tool is not None and tool.quick:
+            return
+        caller = _caller(principal, call, tool.name if tool else call.method)
+        try:
+            if tool is None or tool.needs_grant:
+                self.rates.call(caller)
+            else:
+                self.rates.authentication(caller)
+        except RateLimited as error:
+            if error.first:  # a record for each of them would be a flood of its own
+                self.audit.record("rate_limited", success=False, reason=error.message, **_who(caller))
+            raise
 
     def _answer(self, principal: Principal, call: Call, conversation: Conversation) -> Result:
         """Prompts, resources and completion."""
@@ -189,8 +229,7 @@ class App:
     def _context(
         self, principal: Principal, call: Call, conversation: Conversation, place: str, tool: str, digest: str = ""
     ) -> Context:
-        peer = call.peer
-        caller = Caller(principal, f"{peer.name} {peer.client_version}".strip(), digest or peer.digest, tool)
+        caller = _caller(principal, call, tool, digest)
         token = call.progress_token
         return Context(
             caller,
@@ -205,7 +244,8 @@ class App:
             self.prompts,
             _Reply(conversation),
             self.jobs,
-            notes=self.notes,
+            self.notes,
+            self.approvals,
         )
 
     def _authenticate(self, tool: Tool, principal: Principal, call: Call, conversation: Conversation) -> ToolResult:
@@ -258,6 +298,11 @@ def _rpc_error(call: Call, error: FleetShellError) -> RpcError:
     code = RESOURCE_NOT_FOUND if missing else INVALID_PARAMS
     data: dict[str, Any] = {"reason": error.reason, **({"uri": call.name} if missing else {})}
     return RpcError(code if isinstance(error, BadArgument | NotFound) else INTERNAL_ERROR, error.message, data)
+
+
+def _caller(principal: Principal, call: Call, tool: str, digest: str = "") -> Caller:
+    peer = call.peer
+    return Caller(principal, f"{peer.name} {peer.client_version}".strip(), digest or peer.digest, tool)
 
 
 def _who(caller: Caller) -> dict[str, Any]:
@@ -385,40 +430,13 @@ def is_self_signed(cert: Path) -> bool:
     return subject == issuer
 
 
-TOTP_ACCOUNT = auth.ACCOUNT
-new_totp_secret = auth.new_secret
-
-
-def provisioning_uri(secret: str) -> str:
-    """The otpauth URI that authenticator apps scan.
+def confirm(home: Home, config: Config, code: str) -> None:
+    """Check a fresh code of the operator, and use it up.
 
     Raises:
-        ConfigError: The secret is not base32.
+        AuthenticationFailed: Wrong, already used, or locked out; the sentence says which.
     """
-    try:
-        return auth.provisioning_uri(secret)
-    except ValueError:
-        raise _bad_secret() from None
-
-
-def check_code(secret: str, code: str) -> int | None:
-    """Which time step a TOTP code belongs to, as steps from now (-1, 0 or 1), or None; the code is not used up.
-
-    Raises:
-        ConfigError: The secret is not base32.
-    """
-    now = time.time()
-    try:
-        step = auth.matching_step(secret, code, now)
-    except ValueError:
-        raise _bad_secret() from None
-    return None if step is None else step - int(now) // auth.STEP
-
-
-def _bad_secret() -> ConfigError:
-    return ConfigError(
-        "mfa.totp_secret in config.yaml is not base32 of a whole length. Remove the line and run `fleetshell auth setup`."
-    )
+    Authenticator(config, auth_state(home)).confirm(code)
 
 
 def auth_state(home: Home) -> AuthState:
@@ -429,3 +447,6 @@ def auth_state(home: Home) -> AuthState:
 def key_id(config: Config) -> str:
     """The digest that names the API key in logs."""
     return auth.key_id(config.relay.http.auth.api_key)
+
+
+digest_of_key = auth.key_id

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from fleetshell_tools.core import text
 from fleetshell_tools.core.context import Context
-from fleetshell_tools.core.errors import BadArgument, Blocked, Cancelled, FleetShellError, NotFound, TimedOut
+from fleetshell_tools.core.errors import BadArgument, Cancelled, FleetShellError, NotFound, TimedOut
 from fleetshell_tools.core.jobs import Call, Job, Work, succeeded
 from fleetshell_tools.core.server_context import named_checks
 from fleetshell_tools.core.servers import Server
@@ -19,6 +19,7 @@ from fleetshell_tools.core.types import Act, Captured, Completed, HostResult, Pr
 from fleetshell_tools.core.words import nearest
 
 LONGEST = 604_800
+APPROVAL = "Approval from the operator, where one was asked for"
 
 
 @dataclass(frozen=True)
@@ -186,17 +187,25 @@ def execute_command(
         dict[str, str] | None, "Environment variables; values do not show in the host's process list"
     ] = None,
     stdin: Annotated[str | None, "Text for its standard input"] = None,
+    approval_id: Annotated[str | None, APPROVAL] = None,
 ) -> CommandResult:
     """Run a shell command on one server and return its output. A non-zero exit code is a result, not an error.
 
     One that takes long is answered with its output so far and goes on as a job: see get_job.
     """
     server = ctx.inventory.get(server_id)
-    return _on_one(ctx, server, _act(command, working_directory, environment, stdin), timeout, lambda result: result)
+    return _on_one(
+        ctx, server, _act(command, working_directory, environment, stdin), timeout, approval_id, lambda result: result
+    )
 
 
 def _on_one(
-    ctx: Context, server: Server, act: Act, timeout: int | None, shape: Callable[[CommandResult], Shaped]
+    ctx: Context,
+    server: Server,
+    act: Act,
+    timeout: int | None,
+    approval_id: str | None,
+    shape: Callable[[CommandResult], Shaped],
 ) -> Shaped:
     """Run a command on one server; the answer is the result in the `shape` of the tool, also before the end."""
     seconds = _timeout(ctx, timeout)
@@ -205,7 +214,7 @@ def _on_one(
     with Call(ctx.jobs, work, ctx.reply, lambda job: shape(_command_so_far(seconds, budget, job))) as call:
         done = ctx.fleet.run(
             ctx.caller, server, act, timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress, watch=call.watch,
-            on_output=call.heard, keep=ctx.config.jobs.output_bytes,
+            on_output=call.heard, keep=ctx.config.jobs.output_bytes, approval_id=approval_id,
         )  # fmt: skip
     out, err = _texts(budget, [done.stdout, done.stderr])
     cut = out.cut or err.cut
@@ -228,7 +237,7 @@ def run_troubleshooting(
     server_id: Annotated[str, "The server's id, from list_servers"],
     name: Annotated[str, "One of its `checks`, from get_server_context"],
     timeout: Annotated[int | None, "Seconds after which it is ended; default 60", Range(1, LONGEST)] = None,
-    approval_id: Annotated[str | None, "Approval from the operator, where one was asked for"] = None,
+    approval_id: Annotated[str | None, APPROVAL] = None,
 ) -> CheckResult:
     """Run a command that the operator has named in the server's file, as execute_command would."""
     server = ctx.inventory.get(server_id)
@@ -239,11 +248,7 @@ def run_troubleshooting(
     def shape(result: CommandResult) -> CheckResult:
         return CheckResult(name=name, **vars(result))
 
-    try:
-        return _on_one(ctx, server, Act(checks[name]), timeout, shape)
-    except Blocked as error:
-        # There are no approvals yet, so none is valid; who gives one has to be told.
-        raise Blocked(f"The approval_id given is not valid. {error.message}") if approval_id else error from None
+    return _on_one(ctx, server, Act(checks[name]), timeout, approval_id, shape)
 
 
 def _no_check(server: Server, name: str, checks: dict[str, str]) -> str:
@@ -291,6 +296,7 @@ def multi_server_execute(
     timeout: Annotated[int | None, "Seconds for each server; default 60", Range(1, LONGEST)] = None,
     max_parallel: Annotated[int | None, "Servers at once", Range(1, 1024)] = None,
     stop_on_failure: Annotated[bool, "Start no further servers once one has failed"] = False,
+    approval_id: Annotated[str | None, APPROVAL] = None,
 ) -> FanOutResult:
     """Run the same command on several servers at once. Servers with the same outcome are folded into groups.
 
@@ -305,7 +311,7 @@ def multi_server_execute(
         ctx.fleet.run_many(
             ctx.caller, servers, act, timeout=seconds, max_parallel=min(max_parallel or ctx.config.ssh.max_parallel, 256),
             stop_on_failure=stop_on_failure, cancelled=ctx.cancelled, progress=_heard(ctx.progress, call), watch=call.watch,
-            on_output=call.heard, keep=max(ctx.config.jobs.output_bytes // max(len(servers), 1), budget),
+            on_output=call.heard, keep=max(ctx.config.jobs.output_bytes // max(len(servers), 1), budget), approval_id=approval_id,
         )  # fmt: skip
     result = fold(call.results, budget)
     job = call.keep() if result.truncated else None

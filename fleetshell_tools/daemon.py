@@ -8,11 +8,11 @@ import threading
 import time
 from typing import Any
 
-from fleetshell_tools.app import App
+from fleetshell_tools.app import App, cli_caller
 from fleetshell_tools.core.config import Config
-from fleetshell_tools.core.errors import ConfigError
+from fleetshell_tools.core.errors import AuthenticationFailed, ConfigError
 from fleetshell_tools.core.home import Home
-from fleetshell_tools.core.types import Cancellation
+from fleetshell_tools.core.types import Caller, Cancellation, Principal
 from fleetshell_tools.core.version import __version__
 from fleetshell_tools.fleet.fleet import make_guard
 from fleetshell_tools.relay import tls
@@ -23,6 +23,8 @@ from fleetshell_tools.relay.protocol import Endpoint
 from fleetshell_tools.relay.sessions import Sessions
 
 log = logging.getLogger("fleetshell")
+
+RELAY = Caller(Principal("relay"))
 
 LOOK_SECONDS = 2.0
 """How often to look whether a list that clients know has changed."""
@@ -80,6 +82,9 @@ class Relay:
         self.http = HttpServer(address, self._gateway, ssl_context=context, limits=limits, log=log)
         self._stopping = threading.Event()
         self._recovery = Cancellation()
+        self._heeding = threading.Lock()
+        self._heeded = self.app.emergency.engaged
+        self._ended: dict[str, int] = {}
 
     def _hosts(self, config: Config) -> HostNames:
         names = list(config.relay.http.allowed_hosts)
@@ -131,6 +136,73 @@ class Relay:
         self._gateway.hosts = hosts
         if context:
             self.http.replace_ssl_context(context)
+        self._part_with_retired_keys()
+
+    # What the operator does
+
+    def approve(self, approval_id: str, code: str) -> dict[str, Any]:
+        """Let a blocked call through, once, after a fresh code of the operator.
+
+        Raises:
+            NotFound: There is no such call.
+            AuthenticationFailed: The code is wrong, was used, or comes during a lock-out.
+            AuditUnavailable: It can't be recorded, so it is not approved.
+        """
+        asked = self.app.approvals.get(approval_id)
+        servers = asked["server_ids"]
+        fields: dict[str, Any] = {
+            **self._operator("approve"), "approval": approval_id, "approved_for": asked["principal"], "approved_tool": asked["tool"],
+            "server_id": servers[0] if len(servers) == 1 else None, "servers": servers, "rule": asked["rule"],
+            "command": None if asked["typed"] else asked["command"],
+        }  # fmt: skip
+        try:
+            self.app.auth.confirm(code)
+        except AuthenticationFailed as error:
+            self.app.audit.record("approval_failed", success=False, reason=error.message, **fields)
+            raise
+        self.app.audit.record("approved", durable=True, success=True, **fields)
+        self.app.approvals.approve(approval_id)
+        return asked
+
+    def revoke(self, *, everything: bool) -> dict[str, int]:
+        """End every grant now, and with `everything` also what runs; returns how much that was."""
+        self.app.audit.record("grants_revoked", durable=True, everything=everything, **self._operator("auth revoke"))
+        return (
+            self._end_everything("the operator revoked all access")
+            if everything
+            else {"grants": self.app.auth.revoke()}
+        )
+
+    def heed_lock(self) -> dict[str, int]:
+        """Where the relay has been locked, end what goes on, once for each time; returns how much that was."""
+        with self._heeding:
+            engaged, heeded = self.app.emergency.engaged, self._heeded
+            self._heeded = engaged
+            if engaged and not heeded:
+                log.warning("The operator has locked the relay: everything that runs is ended, and no tool works.")
+                self._ended = self._end_everything("the operator locked the relay")
+            return self._ended if engaged else {}
+
+    def _end_everything(self, why: str) -> dict[str, int]:
+        app = self.app
+        app.approvals.clear()
+        grants = app.auth.revoke()
+        self.endpoint.cancel_all(why)
+        jobs = app.jobs.cancel_all(why)
+        return {"grants": grants, "jobs": jobs, "shell_sessions": app.fleet.shells.close_every(RELAY, why)}
+
+    def _part_with_retired_keys(self) -> None:
+        """End what belongs to keys that are valid no more: nobody could see or stop it."""
+        known, why = self.app.auth.key_ids(), "its API key is no longer valid"
+        for session in self.sessions.live():
+            if session.key_id not in known:
+                self.sessions.end(session)
+        self.app.jobs.cancel_all(why, lambda owner: owner not in known)
+        self.app.fleet.shells.close_every(RELAY, why, lambda owner: owner not in known)
+
+    def _operator(self, command: str) -> dict[str, Any]:
+        caller = cli_caller(command)
+        return {"principal": caller.principal.key_id, "client": caller.client, "tool": command}
 
     def status(self) -> dict[str, Any]:
         """What `fleetshell status` shows of a running relay."""
@@ -150,6 +222,8 @@ class Relay:
             "jobs": self.app.jobs.running(),
             "shell_sessions": len(self.app.fleet.shells.all()),
             "authenticated": self.app.auth.grants(),
+            "locked": self.app.emergency.engaged,
+            "approvals_waiting": self.app.approvals.waiting(),
             "http": self.http.stats(),
             "calls": self.app.calls,
             "servers": len(self.app.inventory.all()),
@@ -169,12 +243,19 @@ class Relay:
         turns = itertools.count(1)
         while not self._stopping.wait(LOOK_SECONDS):
             try:
+                self.heed_lock()
+                if self.app.auth.retire():
+                    self._gateway.hosts = (
+                        self._gateway.hosts
+                    )  # connections that were admitted with the key must show one again
+                    self._part_with_retired_keys()
                 self.tell_changes()
                 if next(turns) % TURNS == 0:
                     self.sessions.end_idle()
                     self.app.fleet.shells.expire()
                     self.app.jobs.expire()
                     self.app.auth.expire()
+                    self.app.rates.expire()
             except Exception:
                 log.exception("Housekeeping failed; it is tried again in %d s.", LOOK_SECONDS)
 

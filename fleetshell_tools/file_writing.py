@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from fleetshell_tools.core import file_text, file_write
 from fleetshell_tools.core.context import Context
-from fleetshell_tools.core.errors import BadArgument, Blocked, FleetShellError, Refused
+from fleetshell_tools.core.errors import BadArgument, FleetShellError, Refused
 from fleetshell_tools.core.host_files import READABLE, Found, found, on_host, path_text, unfit
 from fleetshell_tools.core.scripts import Ran, Script
 from fleetshell_tools.core.servers import Server
@@ -102,13 +102,14 @@ def write_file(
     writing = _Writing(server, mode, data, expected, make_parents, file_mode or "")
     at_path = path
     for _ in range(_LINKS):
-        try:
-            ran = ctx.fleet.run_script(
-                ctx.caller, server, writing.script(at_path), timeout=_SECONDS, cancelled=ctx.cancelled
-            )
-        except Blocked as error:
-            # There are no approvals yet, so none is valid; who gives one has to be told.
-            raise Blocked(f"The approval_id given is not valid. {error.message}") if approval_id else error from None
+        ran = ctx.fleet.run_script(
+            ctx.caller,
+            server,
+            writing.script(at_path),
+            timeout=_SECONDS,
+            cancelled=ctx.cancelled,
+            approval_id=approval_id,
+        )
         at = found(ran)
         if why := file_write.failure(server, at_path, at, ran):
             raise why

@@ -20,6 +20,7 @@ from fleetshell_tools.core.service_scripts import LIST, RESTART, STATUS
 from fleetshell_tools.core.systemd import Unit
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.tool import Output, Pattern, tool
+from fleetshell_tools.core.types import ALLOWED, Verdict
 
 LOG_LINES = 10
 LONGEST_LINE = 300
@@ -152,13 +153,15 @@ class ServiceList(Output):
         return "\n".join(_lines(*lines, self.notice))
 
 
-def _ask(ctx: Context, server: Server, script: Script) -> tuple[Ran, str]:
+def _ask(ctx: Context, server: Server, script: Script, approval_id: str | None = None) -> tuple[Ran, str]:
     """Run a program of ours; returns also what looks after services on the host.
 
     Raises:
         FleetShellError: The host has nothing that does.
     """
-    ran = ctx.fleet.run_script(ctx.caller, server, script, timeout=TIME_LIMIT, cancelled=ctx.cancelled)
+    ran = ctx.fleet.run_script(
+        ctx.caller, server, script, timeout=TIME_LIMIT, cancelled=ctx.cancelled, approval_id=approval_id
+    )
     manager = one_line(ran.text("manager"), 40)
     if not manager:
         raise FleetShellError(
@@ -316,8 +319,6 @@ def restart_service(
     known = known_services.find(server, service_name)
     if systemd.template_glob(known.unit) or known.unit.startswith("-"):
         raise BadArgument(f"{known.unit} can't be restarted; name a service, or an instance of the template.")
-    if known.critical:
-        _require(ctx, server, known, approval_id)
     policy = ctx.config.security.restart_critical
     others = [other.unit for other in known_services.listed(server) if other.critical and other.unit != known.unit]
     asked = others if policy != approvals.ALLOW else []
@@ -326,9 +327,10 @@ def restart_service(
         "restart_service", RESTART, (known.unit, str(WAIT), str(RESTART_LINES), *asked), shown=shlex.quote(known.unit),
         # Both ways to write it, so that a rule for either holds.
         judged="; ".join(f"systemctl restart {shlex.quote(name)}" for name in dict.fromkeys([stem, known.unit])),
+        policy=_policy(policy, server, known) if known.critical else ALLOWED,
     )  # fmt: skip
     try:
-        ran, manager = _ask(ctx, server, script)
+        ran, manager = _ask(ctx, server, script, approval_id)
     except Unreachable as error:
         if error.step == "lost":
             lost = f"{error.message} The restart of {known.unit} may have been asked for: look with get_service_status first."
@@ -359,9 +361,9 @@ def restart_service(
     )  # fmt: skip
 
 
-def _require(ctx: Context, server: Server, known: Known, approval_id: str | None) -> None:
+def _policy(policy: str, server: Server, known: Known) -> Verdict:
     act = f"restarting {known.unit} on {server.id}, which is marked critical,"
-    approvals.require(ctx.config.security.restart_critical, "security.restart_critical", act, approval_id)
+    return approvals.policy_verdict(policy, "security.restart_critical", act)
 
 
 def _raise_if_refused(server: Server, unit: Unit, ran: Ran) -> None:

@@ -119,6 +119,7 @@ def execute_in_session(
         bool, "Type `command` into the program that is running (an answer, a password); empty only waits"
     ] = False,
     interrupt: Annotated[bool, "Send Ctrl-C to the program that is running"] = False,
+    approval_id: Annotated[str | None, "Approval from the operator, where one was asked for"] = None,
 ) -> SessionOutput:
     """Run a command in a shell session. What has not ended in time stays `running`: wait or answer with is_input, or interrupt."""
     longest = ctx.config.security.max_timeout
@@ -137,16 +138,18 @@ def execute_in_session(
         )
     elif is_input:
         done = shells.answer(
-            ctx.caller, session_id, command or "", timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress
-        )
+            ctx.caller, session_id, command or "", timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress,
+            approval_id=approval_id,
+        )  # fmt: skip
     elif command is None or not command.strip():
         raise BadArgument(
             "The argument `command` is missing or empty; give the shell command to run (only `interrupt` needs none)."
         )
     else:
         done = shells.execute(
-            ctx.caller, session_id, command, timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress
-        )
+            ctx.caller, session_id, command, timeout=seconds, cancelled=ctx.cancelled, progress=ctx.progress,
+            approval_id=approval_id,
+        )  # fmt: skip
     return _result(session_id, done, ctx.config.security.max_output_bytes)
 
 

@@ -320,12 +320,30 @@ def test_the_service_that_takes_our_logins_can_be_restarted_with_a_warning(bench
     assert bench.status("root", "ssh")["active_state"] == "active"
 
 
+def test_an_approval_restarts_one_critical_service_once(bench: Bench, fleet: TestFleet) -> None:
+    strict = bench.allowing("approval")
+    with pytest.raises(Blocked, match="fleetshell approve apr_"):
+        strict.restart("root", "demo-ok")
+    (asked,) = fleet.approvals.listed()
+    assert "systemctl restart demo-ok" in asked["command"] and asked["server_ids"] == ["root"]
+    with pytest.raises(Blocked, match="has not approved this call yet"):
+        strict.restart("root", "demo-ok", approval_id=asked["id"])
+    fleet.approvals.approve(asked["id"])
+    with pytest.raises(Blocked, match="not one for this call"):
+        strict.restart("root", "sshd", approval_id=asked["id"])
+    before = bench.status("root", "demo-ok")["main_pid"]
+    assert strict.restart("root", "demo-ok", approval_id=asked["id"])["success"] is True
+    assert bench.status("root", "demo-ok")["main_pid"] != before
+    with pytest.raises(Blocked, match="not one for this call"):
+        strict.restart("root", "demo-ok", approval_id=asked["id"])
+
+
 @pytest.mark.parametrize(("policy", "words"), [("never", "does not allow"), ("approval", "needs the operator")])
 def test_what_is_critical_is_restarted_only_where_the_operator_allows_it(bench: Bench, policy: str, words: str) -> None:
     strict = bench.allowing(policy)
     before = bench.status("root", "demo-ok")["main_pid"]
     for name in ("demo-ok", "demo-ok.service", "sshd"):
-        with pytest.raises(Refused, match=words):
+        with pytest.raises(Blocked, match=words):
             strict.restart("root", name, approval_id="a-1")
     with pytest.raises(Refused, match="also sshd.service, which the server's file marks critical") as caught:
         strict.restart("root", "ssh")
@@ -442,7 +460,8 @@ class SmallHost:
         self.bench = Bench(cast(Fleet, self), Inventory(servers))
 
     def run_script(
-        self, caller: Caller, server: Server, script: Script, *, timeout: float, cancelled: Cancellation, keep: int = 1 << 20
+        self, caller: Caller, server: Server, script: Script, *, timeout: float, cancelled: Cancellation, keep: int = 1 << 20,
+        approval_id: str | None = None,
     ) -> Ran:  # fmt: skip
         enter = 'mount --rbind /proc "$1/proc"; exec chroot "$@"'
         return run_local("busybox", script, before=("unshare", "--mount", "sh", "-euc", enter, "sh", str(self.root)))

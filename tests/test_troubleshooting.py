@@ -137,7 +137,7 @@ def test_what_is_no_check_is_refused_with_what_there_is(place: Place, server_id:
 def test_a_check_goes_by_the_guard_and_the_audit_log_like_any_command(place: Place) -> None:
     with pytest.raises(Blocked):
         place.run("wipe")
-    with pytest.raises(Blocked, match="The approval_id given is not valid"):
+    with pytest.raises(Blocked, match="An approval can't let this through"):
         place.run("wipe", approval_id="appr_1")
     place.run("who")
     records = place.fleet.records()

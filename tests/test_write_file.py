@@ -108,8 +108,29 @@ def test_the_guard_judges_the_path_before_anything_is_sent(web: TestFleet) -> No
         with pytest.raises(Blocked, match="`cat > "):
             on_web(web, path=path, content="x", mode="replace")
     assert {record["event"] for record in web.records()} == {"blocked"}
-    with pytest.raises(Blocked, match="approval_id given is not valid"):
-        on_web(web, path="/etc/cron.d/x", content="x", approval_id="ap_1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a home folder that is nobody's")
+def test_an_approval_lets_exactly_one_write_through(web: TestFleet) -> None:
+    with tempfile.TemporaryDirectory(dir="/home", prefix="fleetshell-test-") as folder:
+        path = f"{folder}/.bashrc"
+
+        def write(**more: Any) -> dict[str, Any]:
+            return on_web(web, path=path, content="one\n", **more)
+
+        with pytest.raises(Blocked, match="fleetshell approve apr_"):
+            write()
+        (asked,) = web.approvals.listed()
+        assert (asked["command"], asked["stdin"]) == (f"cat > {path}", "one\n")
+        with pytest.raises(Blocked, match="not approved this call yet"):
+            write(approval_id=asked["id"])
+        web.approvals.approve(asked["id"])
+        for changed in ({"content": "two\n"}, {"mode": "replace"}, {"path": f"{folder}/.profile"}):
+            with pytest.raises(Blocked, match="not one for this call"):
+                on_web(web, **{"path": path, "content": "one\n", "approval_id": asked["id"], **changed})
+        assert write(approval_id=asked["id"])["created"]
+        with pytest.raises(Blocked, match="not one for this call"):
+            write(approval_id=asked["id"])
 
 
 def test_the_guard_judges_where_a_link_leads(web: TestFleet, tmp_path: Path) -> None:

@@ -31,7 +31,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "remove": ("servers", "remove a server, its pinned host key and its notes"),
     "trust": ("servers", "pin the new host key of a rebuilt server"),
     "pubkey": ("servers", "print the line for authorized_keys"),
-    "auth": ("auth", "two-factor authentication: setup, status, test, enable, disable, unlock"),
+    "auth": (
+        "auth auth_keys",
+        "keys and codes: setup, status, test, enable, disable, unlock, revoke, rotate-key, reset",
+    ),
+    "lock": ("emergency", "emergency stop: end everything, and refuse every tool"),
+    "unlock": ("emergency", "let tools work again after lock"),
+    "approvals": ("approvals", "list the blocked calls that wait for you"),
+    "approve": ("approvals", "let one of them through, once"),
     "prompt": ("prompts", "saved prompts: save, list, show, edit, delete, history, diff, rollback"),
     "notes": ("notes", "what models noted about servers: list, delete"),
     "session": ("sessions", "the running relay's shell sessions: list, close"),
@@ -40,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "connect-info": ("connect", "print the configuration for a client"),
     "demo": ("demo", "try everything with throw-away servers on this machine"),
 }
-"""Each command's module in this package, and a line for the overview."""
+"""Each command's module (or modules) in this package, and a line for the overview."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,8 +123,8 @@ def find(name: str, rest: list[str]) -> tuple[Command, str, list[str]]:
         from fleetshell_tools.core.words import nearest
 
         raise UsageError(f'There is no command "{name}".{nearest(name, COMMANDS)} `fleetshell --help` lists all.')
-    module = import_module(f"fleetshell_tools.cli.{COMMANDS[name][0]}")
-    commands: dict[str, Command] = {command.name: command for command in module.COMMANDS}
+    modules = [import_module(f"fleetshell_tools.cli.{module}") for module in COMMANDS[name][0].split()]
+    commands: dict[str, Command] = {command.name: command for module in modules for command in module.COMMANDS}
     if name in commands and not (rest and f"{name} {rest[0]}" in commands):
         return commands[name], "fleetshell", rest
     members = [known.partition(" ")[2] for known in commands if known.startswith(f"{name} ")]

@@ -127,6 +127,17 @@ def connect_info(args: argparse.Namespace, home: Home) -> int:
     return 0
 
 
+def desktop_settings(home: Home) -> dict[str, Any]:
+    """The configuration of Claude Desktop on Linux, as `connect-info` prints it.
+
+    Raises:
+        ConfigError: There is no key, or no certificate.
+    """
+    target = _target(home, home.config(), None)
+    copied = SYSTEMS["linux"].certificate if target.certificate else None
+    return {"mcpServers": {"fleetshell": _desktop(target, copied)}}
+
+
 def covers(names: tuple[str, ...], addresses: tuple[str, ...], host: str) -> bool:
     """Whether a certificate with these names and addresses is good for a host."""
     return host in (*names, *addresses) or f"*.{host.partition('.')[2]}" in names

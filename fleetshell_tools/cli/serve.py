@@ -124,6 +124,8 @@ def _announce(relay: Relay, config: Config) -> None:
         )
     if not config.mfa.enabled:
         log.warning("MFA is disabled: whoever has the API key can run commands. `fleetshell auth enable` turns it on.")
+    if status["locked"]:
+        log.warning("The relay is locked: no tool works until `fleetshell unlock`.")
     for name, problem in status["disabled_servers"].items():
         log.warning("The server %s is disabled: %s", name, problem)
 
@@ -191,6 +193,16 @@ def _answer(relay: Relay, request: dict[str, Any]) -> dict[str, Any]:
         except NotFound:
             return {"closed": False}
         return {"closed": True}
+    if request["do"] == "approvals":
+        return {"approvals": relay.app.approvals.listed()}
+    if request["do"] == "approval":
+        return {"approval": relay.app.approvals.get(str(request["id"]))}
+    if request["do"] == "approve":
+        return {"approval": relay.approve(str(request["id"]), str(request["code"]))}
+    if request["do"] == "revoke":
+        return relay.revoke(everything=bool(request["all"]))
+    if request["do"] == "heed_lock":
+        return relay.heed_lock()
     raise KeyError(request["do"])
 
 
@@ -220,6 +232,10 @@ def status(args: argparse.Namespace, home: Home) -> int:
     print(
         f"clients: {facts['mcp_sessions']} MCP sessions, {facts['authenticated']} authenticated, {facts['http']['connections']} connections"
     )
+    if facts["locked"]:
+        print(output.paint("LOCKED: no tool works until `fleetshell unlock`", "red"))
+    if facts["approvals_waiting"]:
+        print(f"calls that wait for you: {facts['approvals_waiting']} (`fleetshell approvals`)")
     print(f"shell sessions: {facts['shell_sessions']}")
     print(f"calls since the start: {facts['calls']}")
     print(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
 from fleetshell_tools.core import schema, storage, yamlfile
@@ -20,6 +22,15 @@ SERVER_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 class HttpAuth:
     api_key: str = option(
         "", "The API key that clients send as `Authorization: Bearer …`; `init` makes one of 256 bits.", secret=True
+    )
+    previous_api_key: str = option(
+        "", "The key before it, which stays valid until previous_until; `auth rotate-key` sets both.", secret=True
+    )
+    previous_until: str = option(
+        "",
+        "When previous_api_key ends, in UTC.",
+        pattern=r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?",
+        means="a time such as 2030-01-31T12:00:00Z",
     )
 
 
@@ -160,6 +171,19 @@ class Jobs:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How often clients may call; what exceeds it is answered with the seconds to wait. 0 means without a limit."""
+
+    calls_per_minute: int = option(
+        6000, "Calls of one API key in a minute, all its clients together; `list_servers` does not count.", low=0, high=10_000_000
+    )  # fmt: skip
+    session_calls_per_minute: int = option(3000, "Calls of one client in a minute.", low=0, high=10_000_000)
+    authentications_per_minute: int = option(
+        30, "Codes of one API key that are looked at in a minute, besides the lock-out after wrong ones.", low=0, high=10_000
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Protocol:
     sessions_per_key: int = option(64, "MCP sessions that one API key may have at once.", low=1, high=10_000)
     session_idle: int = option(3600, "Seconds after which an MCP session without requests ends.", low=60, high=604800)
@@ -191,6 +215,7 @@ class Config:
     ssh: Ssh = field(default_factory=Ssh, metadata={"doc": "Connections to servers."})
     sessions: Sessions = field(default_factory=Sessions, metadata={"doc": "Shell sessions."})
     jobs: Jobs = field(default_factory=Jobs, metadata={"doc": "Commands that outlive their client's patience."})
+    limits: Limits = field(default_factory=Limits, metadata={"doc": "How often clients may call."})
     protocol: Protocol = field(default_factory=Protocol, metadata={"doc": "MCP sessions."})
     defaults: Defaults = field(default_factory=Defaults, metadata={"doc": "What every server file starts from."})
 
@@ -218,12 +243,25 @@ def _check(config: Config, document: yamlfile.Document) -> None:
             f"security.command_timeout ({config.security.command_timeout}) is larger "
             f"than security.max_timeout ({config.security.max_timeout}).",
         )
-    if 0 < len(config.relay.http.auth.api_key) < 16:
+    keys = config.relay.http.auth
+    if 0 < len(keys.api_key) < 16:
         raise document.error(
             ("relay", "http", "auth", "api_key"),
             "relay.http.auth.api_key is shorter than 16 characters; remove the "
             "line and run `fleetshell init` to get a key of 256 bits.",
         )
+    if 0 < len(keys.previous_api_key) < 16:
+        raise document.error(
+            ("relay", "http", "auth", "previous_api_key"),
+            "relay.http.auth.previous_api_key is shorter than 16 characters; remove the line.",
+        )
+    try:
+        moment(keys.previous_until)
+    except ValueError:
+        raise document.error(
+            ("relay", "http", "auth", "previous_until"),
+            f"relay.http.auth.previous_until is {keys.previous_until}, which is no day or time that there is.",
+        ) from None
     secret = config.mfa.totp_secret.replace(" ", "").rstrip("=").upper()
     try:
         base64.b32decode(secret + "=" * (-len(secret) % 8))
@@ -234,8 +272,24 @@ def _check(config: Config, document: yamlfile.Document) -> None:
         ) from None
 
 
+def moment(text: str) -> float:
+    """A time such as 2030-01-31T12:00:00Z in Unix seconds; the beginning of all times for none.
+
+    Raises:
+        ValueError: There is no such day or time.
+    """
+    if not text:
+        return 0.0
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
+
+
 def set_value(path: Path, key: str, value: object) -> None:
-    """Set one dotted `key` of the file, keeping comments and order; atomic, and under a lock.
+    """Set one dotted `key` of the file, keeping comments and order; see `set_values`."""
+    set_values(path, {key: value})
+
+
+def set_values(path: Path, values: Mapping[str, object]) -> None:
+    """Set dotted keys of the file, keeping comments and order: all of them at once, atomic, and under a lock.
 
     Raises:
         ConfigError: The file is invalid before or would be after.
@@ -244,8 +298,9 @@ def set_value(path: Path, key: str, value: object) -> None:
         raise ConfigError(f"{path} does not exist. Run `fleetshell init` to create it.")
     with storage.locked(path.with_name(".config.lock")):
         storage.check_secret(path)
-        text = yamlfile.read_text(path)
-        new = yamlfile.set_value(text, tuple(key.split(".")), value, str(path))
+        new = yamlfile.read_text(path)
+        for key, value in values.items():
+            new = yamlfile.set_value(new, tuple(key.split(".")), value, str(path))
         document = yamlfile.parse(new, str(path))
         _check(schema.build(Config, document.data, document), document)
         storage.write_atomic(path, new)

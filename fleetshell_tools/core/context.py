@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.jobs import NO_JOBS, Jobs
 from fleetshell_tools.core.notes import NoteStore
@@ -38,7 +39,8 @@ class Context:
 
     `session_id` is the client's MCP session, which `authenticate` unlocks. `record(event, **fields)` writes one durable record of
     this call to the audit log before something that no server sees is changed, and raises where it can't. `reply` is how a call
-    that takes long answers its client before its end, and goes on as one of the `jobs`.
+    that takes long answers its client before its end, and goes on as one of the `jobs`. `approvals` is for acts that need the
+    operator for another reason than the guard's, which the fleet asks for.
     """
 
     caller: Caller
@@ -54,3 +56,4 @@ class Context:
     reply: Reply = field(default_factory=NoReply)
     jobs: Jobs = NO_JOBS
     notes: NoteStore = field(default_factory=lambda: cast(NoteStore, _Missing("notes")))
+    approvals: ApprovalStore = field(default_factory=ApprovalStore)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fleetshell_tools.core.errors import FleetShellError
+from fleetshell_tools.core.errors import AuthenticationFailed, ConfigError, FleetShellError, NotFound
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 MAX_LINE = 1 << 20
+MAX_ANSWER = 64 << 20
 ANSWER_SECONDS = 30.0
 """How long a command waits for the relay."""
 REQUEST_SECONDS = 5.0
@@ -103,7 +104,7 @@ class ControlServer:
         try:
             return self._handler(request)
         except FleetShellError as error:
-            return {"error": error.message}
+            return {"error": error.message, "reason": error.reason}
         except KeyError:
             return unknown
         except Exception:
@@ -124,7 +125,7 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
                 client.connect(name)
             with contextlib.suppress(BrokenPipeError):  # refused before it was read; the answer says why
                 _send(client, request)
-            line = _receive(client)
+            line = _receive(client, MAX_ANSWER)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except OSError as error:
@@ -136,7 +137,8 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(answer, dict):
         raise FleetShellError(f"The running relay's answer on {path} can't be read; are both of the same version?")
     if "error" in answer:
-        raise FleetShellError(str(answer["error"]))
+        kinds = {kind.reason: kind for kind in (AuthenticationFailed, ConfigError, NotFound)}
+        raise kinds.get(str(answer.get("reason")), FleetShellError)(str(answer["error"]))
     return answer
 
 
@@ -151,9 +153,9 @@ def _send(client: socket.socket, data: dict[str, Any]) -> None:
     client.sendall(json.dumps(data).encode() + b"\n")
 
 
-def _receive(client: socket.socket) -> bytes:
+def _receive(client: socket.socket, most: int = MAX_LINE) -> bytes:
     data = bytearray()
-    while not data.endswith(b"\n") and len(data) < MAX_LINE:
+    while not data.endswith(b"\n") and len(data) < most:
         part = client.recv(65536)
         if not part:
             break

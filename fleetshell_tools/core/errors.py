@@ -66,6 +66,26 @@ class Blocked(Refused):
     reason = "blocked"
 
 
+class Locked(Refused):
+    """The operator has stopped everything (`fleetshell lock`)."""
+
+    reason = "locked"
+
+
+class RateLimited(Refused):
+    """Too many calls in a short time.
+
+    Args:
+        first: Nobody was refused for this a moment ago, so it is news.
+    """
+
+    reason = "rate_limited"
+
+    def __init__(self, message: str, *, first: bool = True) -> None:
+        super().__init__(message)
+        self.first = first
+
+
 class AuthenticationFailed(Refused):
     """A TOTP code was wrong, already used, or came during a lock-out."""
 

@@ -73,6 +73,10 @@ class Home:
         return self.run / "auth.json"
 
     @property
+    def emergency(self) -> Path:
+        return self.run / "locked.json"
+
+    @property
     def control_socket(self) -> Path:
         return self.run / "control.sock"
 

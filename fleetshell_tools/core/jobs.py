@@ -216,12 +216,13 @@ class Jobs:
         with self._lock:
             self._trim()
 
-    def cancel_all(self, why: str) -> None:
-        """End every running job; what has ended stays."""
+    def cancel_all(self, why: str, of: Callable[[str], bool] = lambda owner: True) -> int:
+        """End every running job `of` those owners, and return how many there were; what has ended stays."""
         with self._lock:
-            running = list(self._running.values())
+            running = [job for job in self._running.values() if of(job.owner)]
         for job in running:
             job.work.cancelled.set(why)
+        return len(running)
 
     def close(self) -> None:
         """End every running job and start no more; the threads of their calls end soon after."""

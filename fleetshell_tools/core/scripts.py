@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fleetshell_tools.core.text import decode, one_line
+from fleetshell_tools.core.types import ALLOWED, Verdict
 
 FACTS = {
     "user": "the login user's name",
@@ -87,6 +88,7 @@ class Script:
         stdin: What it reads from its standard input.
         judged: A command line that does what this does to the data, for the guard; "" where it only reads.
         shown: What stands behind the name in the audit log, in place of `data`.
+        policy: What the operator's policy says of it, besides the guard.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Script:
     stdin: bytes | None = field(default=None, repr=False)
     judged: str = ""
     shown: str | None = None
+    policy: Verdict = ALLOWED
 
     @property
     def label(self) -> str:

@@ -108,7 +108,10 @@ class Act:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the guard says of an act; `argv` is the part of the command that it resolved to judge it."""
+    """What the guard says of an act; `argv` is the part of the command that it resolved to judge it.
+
+    `approval` is the id of the approval that lets it through, or under which the operator was asked for one.
+    """
 
     allowed: bool
     kind: str = ""
@@ -116,6 +119,14 @@ class Verdict:
     reason: str = ""
     argv: tuple[str, ...] = ()
     approvable: bool = False
+    approval: str = ""
+
+    @property
+    def word(self) -> str:
+        """How the audit log says it: `allowed`, `blocked:CLASS:RULE` or `approved:CLASS:RULE`."""
+        if self.allowed and not self.approval:
+            return "allowed"
+        return ":".join(filter(None, ("approved" if self.allowed else "blocked", self.kind, self.rule)))
 
 
 ALLOWED = Verdict(allowed=True)
@@ -270,6 +281,7 @@ class ShellSessions(Protocol):
         timeout: float,
         cancelled: Cancellation,
         progress: Progress,
+        approval_id: str | None = None,
     ) -> ShellOutput:
         """Run a command; where it has not ended at its time limit it goes on, and the session is `running`.
 
@@ -280,8 +292,9 @@ class ShellSessions(Protocol):
         """
 
     def answer(
-        self, caller: Caller, session_id: str, text: str, *, timeout: float, cancelled: Cancellation, progress: Progress
-    ) -> ShellOutput:
+        self, caller: Caller, session_id: str, text: str, *, timeout: float, cancelled: Cancellation, progress: Progress,
+        approval_id: str | None = None,
+    ) -> ShellOutput:  # fmt: skip
         """Type into the command that is running, and wait for its end; with empty text only wait."""
 
     def interrupt(
@@ -315,6 +328,7 @@ class Fleet(Protocol):
         watch: Callable[[Snapshot], None] | None = None,
         on_output: Callable[[], None] | None = None,
         keep: int | None = None,
+        approval_id: str | None = None,
     ) -> Completed:
         """Run one command and wait for its end.
 
@@ -322,6 +336,7 @@ class Fleet(Protocol):
             watch: Called once, before anything runs, with a way to look at the command while it runs.
             on_output: Called whenever there is more output, in the thread that collects it: it must not take long.
             keep: Bytes of output to keep per stream, half of them at either end; never less than one call may show.
+            approval_id: An approval of the operator for exactly this act, which is used up.
 
         Raises:
             Blocked, Unreachable, AuditUnavailable: Nothing ran, or the connection was lost.
@@ -341,8 +356,13 @@ class Fleet(Protocol):
         watch: Callable[[Snapshot], None] | None = None,
         on_output: Callable[[], None] | None = None,
         keep: int | None = None,
+        approval_id: str | None = None,
     ) -> list[HostResult]:
-        """Run one command on many servers at once; the results keep the order of `servers`. See `run`."""
+        """Run one command on many servers at once; the results keep the order of `servers`. See `run`.
+
+        Raises:
+            Blocked: The act needs an approval on one of them; it has been run on none.
+        """
 
     def run_script(
         self,
@@ -353,10 +373,12 @@ class Fleet(Protocol):
         timeout: float,
         cancelled: Cancellation,
         keep: int = 1 << 20,
+        approval_id: str | None = None,
     ) -> Ran:
         """Run a program of ours and wait for its end.
 
         Args:
+            approval_id: An approval of the operator for exactly this; it is left unused where none is needed.
             keep: Bytes of output to keep; beyond it the middle is lost, and the result is not `complete`.
 
         Raises:

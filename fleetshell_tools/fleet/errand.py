@@ -112,10 +112,9 @@ class Errand:
         Raises:
             Blocked, AuditUnavailable, ConfigError: It ends here.
         """
+        self._record.verdict(verdict)
         if not verdict.allowed:
-            self._record.outcome(
-                "blocked", verdict=f"blocked:{verdict.kind}:{verdict.rule}", resolved=list(verdict.argv)
-            )
+            self._record.outcome("blocked")
             raise Blocked(verdict.reason)
         self._identity = identity()
         self._connection = self._road.connections.of(self._identity)
@@ -410,13 +409,21 @@ class _Record:
             self._fields["working_directory"] = act.working_directory
         self._intent: int | None = None
 
-    def intent(self, durable: bool) -> None:
-        self._intent = self._audit.record("started", durable=durable, verdict="allowed", **self._fields)
+    def verdict(self, verdict: Verdict) -> None:
+        """What every record of this act says of the guard and of the operator."""
+        self._fields["verdict"] = verdict.word
+        if verdict.argv:
+            self._fields["resolved"] = list(verdict.argv)
+        if verdict.approval:
+            self._fields["approval"] = verdict.approval
 
-    def outcome(self, event: str, *, verdict: str = "allowed", **more: Any) -> None:
+    def intent(self, durable: bool) -> None:
+        self._intent = self._audit.record("started", durable=durable, **self._fields)
+
+    def outcome(self, event: str, **more: Any) -> None:
         if self._intent is not None:
             more["intent"] = self._intent
-        self._audit.record(event, verdict=verdict, **self._fields, **more)
+        self._audit.record(event, **self._fields, **more)
 
 
 def _seen(ended: Ended) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fleetshell_tools.core import storage
+from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import BadArgument, Blocked, Cancelled, ConfigError, FleetShellError, TimedOut
@@ -33,6 +34,7 @@ from fleetshell_tools.core.types import (
     Verdict,
 )
 from fleetshell_tools.fleet import remote
+from fleetshell_tools.fleet.approving import Approving
 from fleetshell_tools.fleet.collect import last_line
 from fleetshell_tools.fleet.connections import Connections, end_master
 from fleetshell_tools.fleet.drive import Drive
@@ -61,9 +63,12 @@ class SshFleet:
 
     Args:
         folder: Where control sockets go: `run/` for the relay, a folder of its own for a CLI command.
+        approvals: What the operator may let through; without it nothing ever is.
     """
 
-    def __init__(self, home: Home, folder: Path, config: Config, inventory: Inventory, audit: AuditLog) -> None:
+    def __init__(
+        self, home: Home, folder: Path, config: Config, inventory: Inventory, audit: AuditLog, approvals: ApprovalStore | None = None,
+    ) -> None:  # fmt: skip
         self._home = home
         self._config = config
         self._inventory = inventory
@@ -82,6 +87,7 @@ class SshFleet:
         self._left = self._started.left()
         self._guard = make_guard(config)
         self.learned = Learned(home.run / "facts")
+        self._approving = Approving(approvals or ApprovalStore(), lambda: self._inventory)
         road = ShellRoad(
             audit,
             self.connections,
@@ -90,6 +96,7 @@ class SshFleet:
             self._judge,
             self._shell_identity,
             lambda: self._config,
+            self._approving.decide,
         )
         self.shells = Shells(road)
 
@@ -173,8 +180,9 @@ class SshFleet:
         watch: Callable[[Snapshot], None] | None = None,
         on_output: Callable[[], None] | None = None,
         keep: int | None = None,
+        approval_id: str | None = None,
     ) -> Completed:
-        verdict = self._judge(server, act)
+        verdict = self._approving.decide(caller, [server], act, self._judge(server, act), approval_id)
         report = last_line(progress)
 
         def heard(data: bytes) -> None:
@@ -202,6 +210,7 @@ class SshFleet:
         timeout: float,
         cancelled: Cancellation,
         keep: int = 1 << 20,
+        approval_id: str | None = None,
     ) -> Ran:
         for text in script.data:
             remote.check_text(text)
@@ -223,7 +232,17 @@ class SshFleet:
         connection = self.connections.of(identity)
         facts = self.learned.of_connection(connection)
         act = Act(script.command(nonce, facts, sudo=server.sudo), script.stdin, label=script.label)
-        verdict = self._judge(server, Act(script.judged, script.stdin)) if script.judged else ALLOWED
+        judged = Act(script.judged, script.stdin)
+        verdict = self._judge(server, judged) if script.judged else ALLOWED
+        verdict = self._approving.decide(
+            caller,
+            [server],
+            judged,
+            script.policy if verdict.allowed else verdict,
+            approval_id,
+            state=script.data,
+            spare=True,
+        )
         errand = self._errand(caller, server, act, timeout, cancelled, None, keep)
         errand.admit(verdict, lambda: identity, durable=True)
         self._drive([errand], 1, False, cancelled, lambda done: None)
@@ -260,12 +279,18 @@ class SshFleet:
         watch: Callable[[Snapshot], None] | None = None,
         on_output: Callable[[], None] | None = None,
         keep: int | None = None,
+        approval_id: str | None = None,
     ) -> list[HostResult]:
         hosts: list[Errand | HostResult] = []
         admitted: list[Errand] = []
         heard = (lambda data: on_output()) if on_output else None
-        for server in servers:
-            verdict = self._judge(server, act)
+        verdicts = self._approving.decide_all(
+            caller, servers, act, [self._judge(server, act) for server in servers], approval_id
+        )
+        asked = next((verdict for verdict in verdicts if verdict.approval and not verdict.allowed), None)
+        for server, verdict in zip(servers, verdicts, strict=True):
+            if asked and verdict.allowed:
+                continue  # else the repeated call would run there for the second time
             errand = self._errand(caller, server, act, timeout, cancelled, heard, keep)
             try:
                 # The first makes sure that there is room for all; one sync for the rest follows.
@@ -274,6 +299,8 @@ class SshFleet:
                 hosts.append(errand)
             except FleetShellError as error:
                 hosts.append(HostResult(server.id, error=error.message))
+        if asked:
+            raise Blocked(asked.reason)
         self._audit.sync()
         count = len(hosts) - len(admitted)
 

@@ -13,14 +13,7 @@ from typing import Any
 
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
-from fleetshell_tools.core.errors import (
-    BadArgument,
-    Blocked,
-    Cancelled,
-    FleetShellError,
-    TimedOut,
-    Unreachable,
-)
+from fleetshell_tools.core.errors import BadArgument, Blocked, Cancelled, FleetShellError, TimedOut, Unreachable
 from fleetshell_tools.core.servers import Server
 from fleetshell_tools.core.text import decode, one_line
 from fleetshell_tools.core.types import (
@@ -65,6 +58,8 @@ class ShellRoad:
     judge: Callable[[Server, Act], Verdict]
     identity: Callable[[Server], Identity]
     config: Callable[[], Config]
+    decide: Callable[..., Verdict]
+    """See `Approving.decide`."""
 
 
 class Shells:
@@ -113,27 +108,11 @@ class Shells:
         return self._info(session)
 
     def execute(
-        self,
-        caller: Caller,
-        session_id: str,
-        command: str,
-        *,
-        timeout: float,
-        cancelled: Cancellation,
-        progress: Progress,
-    ) -> ShellOutput:
+        self, caller: Caller, session_id: str, command: str, *, timeout: float, cancelled: Cancellation, progress: Progress,
+        approval_id: str | None = None,
+    ) -> ShellOutput:  # fmt: skip
         session, deadline = self._table.find(caller, session_id), time.monotonic() + timeout
-        verdict = self._judge(session, command)
-        if not verdict.allowed:
-            self._record(
-                "blocked",
-                session,
-                caller,
-                command=command,
-                verdict=f"blocked:{verdict.kind}:{verdict.rule}",
-                resolved=list(verdict.argv),
-            )
-            raise Blocked(verdict.reason)
+        passed = self._pass_guard(session, caller, command, approval_id)
         with self._turn(session, deadline, cancelled):
             if session.running is not None:
                 raise BadArgument(
@@ -141,9 +120,7 @@ class Shells:
                     f"or create another session."
                 )
             earlier, began = session.unreported, time.monotonic()
-            session.intent = self._record(
-                "session_command", session, caller, durable=True, command=command, verdict="allowed"
-            )
+            session.intent = self._record("session_command", session, caller, durable=True, command=command, **passed)
             heard = session.run(command, deadline, cancelled, last_line(progress))
             output = self._settle(session, caller, heard, began, command)
         if earlier is not None and not output.notice:
@@ -152,21 +129,16 @@ class Shells:
         return output
 
     def answer(
-        self, caller: Caller, session_id: str, text: str, *, timeout: float, cancelled: Cancellation, progress: Progress
-    ) -> ShellOutput:
+        self, caller: Caller, session_id: str, text: str, *, timeout: float, cancelled: Cancellation, progress: Progress,
+        approval_id: str | None = None,
+    ) -> ShellOutput:  # fmt: skip
         session = self._table.find(caller, session_id)
         data = framing.keys(text)
-        if data:
-            verdict = self._judge(session, text)
-            if not verdict.allowed:
-                self._record(
-                    "blocked", session, caller, bytes=len(data), verdict=f"blocked:{verdict.kind}:{verdict.rule}"
-                )
-                raise Blocked(verdict.reason)
+        passed = self._pass_guard(session, caller, text, approval_id, typed=len(data)) if data else {}
 
         def send() -> None:
             if data:
-                self._record("session_input", session, caller, durable=True, bytes=len(data), verdict="allowed")
+                self._record("session_input", session, caller, durable=True, bytes=len(data), **passed)
                 session.terminal.write(data)
 
         return self._type(session, caller, send, time.monotonic() + timeout, cancelled, progress, "read input")
@@ -209,6 +181,12 @@ class Shells:
         """
         self._close([self._table.any(session_id)], caller, "closed")
 
+    def close_every(self, caller: Caller, why: str, of: Callable[[str], bool] = lambda owner: True) -> int:
+        """Close the sessions `of` those owners; returns how many there were."""
+        sessions = [session for session in self._current() if of(session.owner)]
+        self._close(sessions, caller, why)
+        return len(sessions)
+
     def stop(self) -> None:
         """Close every session and take no more; the relay stops."""
         self._table.close()
@@ -225,25 +203,42 @@ class Shells:
         group, probe = remote.group_of(session.marker), session.connection.probe
         assert probe is not None
         self._road.started.add(
-            session.nonce,
-            session.server.id,
-            f"shell session {session.id}",
-            group,
-            probe.ticks_now(),
-            probe.boot,
+            session.nonce, session.server.id, f"shell session {session.id}", group, probe.ticks_now(), probe.boot
         )
         return group
 
-    def _judge(self, session: ShellSession, command: str) -> Verdict:
-        """The guard's verdict on a command, alone and with what earlier commands have defined."""
-        verdict = self._road.judge(session.server, Act(command, working_directory=session.cwd or None))
+    def _pass_guard(
+        self, session: ShellSession, caller: Caller, command: str, approval_id: str | None, typed: int = 0
+    ) -> dict[str, Any]:
+        """Judge a command, alone and with what earlier commands have defined; returns what the audit log says of that.
+
+        Args:
+            typed: It is not submitted at the prompt, but typed as so many bytes into what runs; it may be a password.
+
+        Raises:
+            Blocked: It may not be typed.
+        """
+        act = Act(command, working_directory=session.cwd or None)
+        verdict = self._road.judge(session.server, act)
         now = f"cd -- {remote.quote_folder(session.cwd or '/')}\n{command}"
-        before = (
-            session.definitions(self._road.config().security.max_command_length - len(now) - 1)
-            if verdict.allowed
-            else ""
+        before = session.definitions(self._road.config().security.max_command_length - len(now) - 1)
+        if verdict.allowed and before:
+            verdict = self._road.judge(session.server, Act(f"{before}\n{now}"))
+        # Typed into a program, the same text is something else than at the prompt.
+        state = (before, session.running or "")
+        verdict = self._road.decide(
+            caller, [session.server], act, verdict, approval_id, session=session.id, typed=typed > 0, state=state
         )
-        return self._road.judge(session.server, Act(f"{before}\n{now}")) if before else verdict
+        said: dict[str, Any] = {"verdict": verdict.word}
+        if verdict.approval:
+            said["approval"] = verdict.approval
+        if verdict.argv and not typed:
+            said["resolved"] = list(verdict.argv)
+        if not verdict.allowed:
+            what: dict[str, Any] = {"bytes": typed} if typed else {"command": command}
+            self._record("blocked", session, caller, **what, **said)
+            raise Blocked(verdict.reason)
+        return said
 
     @contextlib.contextmanager
     def _turn(self, session: ShellSession, deadline: float, cancelled: Cancellation) -> Iterator[None]:

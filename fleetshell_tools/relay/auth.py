@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyotp
-
+from fleetshell_tools.core import config as configuration
 from fleetshell_tools.core import storage
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import AuthenticationFailed
 from fleetshell_tools.core.types import Caller, Grant, Principal
-
-STEP = 30
-"""Seconds that a code is shown (RFC 6238 X)."""
-
-WINDOW = 1
-"""Steps before and after now that are accepted (RFC 6238 5.2)."""
+from fleetshell_tools.relay.totp import STEP, matching_step
 
 FAILURES = 5
 """Wrong codes until a key is locked out."""
@@ -34,9 +29,6 @@ LONGEST_LOCKOUT = 24 * 3600
 REMEMBERED = 24 * 3600
 """Seconds for which a client is told that its grant has expired, and not that it never had one."""
 
-ISSUER = "FleetShell"
-ACCOUNT = "fleetshell-relay"
-
 
 def boottime() -> float:
     """Seconds on a clock that nobody sets and that does not stop in suspend."""
@@ -46,27 +38,6 @@ def boottime() -> float:
 def key_id(api_key: str) -> str:
     """A short digest that names a key in logs."""
     return hashlib.sha256(b"fleetshell key " + api_key.encode()).hexdigest()[:12]
-
-
-def provisioning_uri(secret: str) -> str:
-    """The otpauth URI that authenticator apps scan."""
-    return pyotp.TOTP(secret).provisioning_uri(name=ACCOUNT, issuer_name=ISSUER)
-
-
-def new_secret() -> str:
-    """A TOTP secret of 160 bits, base32 (RFC 4226 4, R6)."""
-    return pyotp.random_base32(32)
-
-
-def matching_step(secret: str, code: str, now: float) -> int | None:
-    """The time step that a code belongs to, within the window around `now` (Unix seconds), or None."""
-    totp = pyotp.TOTP(secret.replace(" ", ""))
-    current = int(now) // STEP
-    found = None
-    for step in range(current - WINDOW, current + WINDOW + 1):
-        if hmac.compare_digest(totp.generate_otp(step), code):
-            found = step
-    return found
 
 
 @dataclass
@@ -105,10 +76,31 @@ class AuthState:
             edit(states.setdefault(name, _KeyState()))
             storage.write_atomic(self._path, json.dumps({key: vars(state) for key, state in states.items()}))
 
+    def inherit(self, name: str, former: str) -> None:
+        """Let a new key begin with the used codes and the lock-out of the one that it follows."""
+        with storage.locked(self._path.with_suffix(".lock")):
+            states = self.read()
+            if former in states:
+                states[name] = states[former]
+                storage.write_atomic(self._path, json.dumps({key: vars(state) for key, state in states.items()}))
+
     def clear(self) -> None:
         """Lift every lock-out, and forget used codes."""
         with storage.locked(self._path.with_suffix(".lock")):
             storage.write_atomic(self._path, "{}")
+
+
+@dataclass(frozen=True)
+class _Key:
+    """An API key; `until` is when it ends, in Unix seconds."""
+
+    digest: bytes
+    principal: Principal
+    until: float = math.inf
+
+    @classmethod
+    def of(cls, key: str, until: float = math.inf) -> _Key:
+        return cls(hashlib.sha256(key.encode()).digest(), Principal(key_id(key)), until)
 
 
 class Authenticator:
@@ -131,28 +123,59 @@ class Authenticator:
         self._state = state
         self._now = now
         self._clock = clock
+        self._keys: list[_Key] = []
+        self._mfa = config.mfa
         self._grants: dict[tuple[str, str], tuple[float, int]] = {}
         self._expired: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Take a new configuration; grants of a key that is no longer there end."""
-        key = config.relay.http.auth.api_key
-        principal = Principal(key_id(key))
-        self._keys = [(hashlib.sha256(key.encode()).digest(), principal)] if key else []
-        self._mfa = config.mfa
+        """Take a new configuration; grants of a key that is no longer there end, and all with a new TOTP secret."""
+        keys = config.relay.http.auth
+        found = [_Key.of(keys.api_key)] if keys.api_key else []
+        if keys.previous_api_key:
+            found.append(_Key.of(keys.previous_api_key, configuration.moment(keys.previous_until)))
+        same_secret = self._mfa.totp_secret == config.mfa.totp_secret
+        # One person has both keys, so that a code is good once and wrong ones are counted once, whichever of them it came with.
+        self._person = key_id(keys.api_key)
+        self._keys, self._mfa = found, config.mfa
+        self.retire()
+        if not same_secret:
+            self.revoke()
+
+    def retire(self) -> bool:
+        """Forget keys whose time is over, and the grants of keys that are not there; returns whether a key was forgotten."""
+        now = self._now()
+        left = [key for key in self._keys if now < key.until]
+        retired, self._keys = len(left) < len(self._keys), left
+        known = self.key_ids()
         with self._lock:
-            self._grants = {grant: value for grant, value in self._grants.items() if grant[0] == principal.key_id}
+            self._grants = {slot: value for slot, value in self._grants.items() if slot[0] in known}
+        return retired
+
+    def key_ids(self) -> set[str]:
+        """The keys that are valid now."""
+        return {key.principal.key_id for key in self._keys}
+
+    def revoke(self) -> int:
+        """End every grant now; returns how many there were."""
+        with self._lock:
+            now = self._clock()
+            ended = [slot for slot, (expires, _) in self._grants.items() if now < expires]
+            self._expired.update(dict.fromkeys(ended, now))
+            self._grants.clear()
+        return len(ended)
 
     def principal(self, authorization: str | None) -> Principal | None:
         """Who sent this `Authorization` header, or None; the compare takes the same time for every wrong key."""
         scheme, _, token = (authorization or "").partition(" ")
         digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
         found = None
-        for expected, principal in self._keys:
-            if hmac.compare_digest(expected, digest):
-                found = principal
+        now = self._now()
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest) and now < key.until:
+                found = key.principal
         return found if scheme.lower() == "bearer" else None
 
     def locked(self, principal: Principal, session_id: str) -> str:
@@ -178,12 +201,32 @@ class Authenticator:
         """
         if not self._mfa.enabled:
             return Grant(0, needed=False)
+        slot = self._slot(caller.principal, session_id)
+        return self._use(
+            code, lambda step: self._grant(slot, step), lambda step, state, now: self._repeated(slot, step, state, now)
+        )
+
+    def confirm(self, code: str) -> None:
+        """Check a fresh code of the operator, and use it up; nothing is unlocked. Without MFA nothing is checked.
+
+        Raises:
+            AuthenticationFailed: Wrong, already used, or locked out; the sentence says which.
+        """
+        if self._mfa.enabled:
+            self._use(code, lambda step: Grant(0), lambda step, state, now: _used(state, now))
+
+    def _use(self, code: str, fresh: Callable[[int], Grant], again: Callable[[int, _KeyState, float], Grant]) -> Grant:
+        """Check a code against replay and lock-out.
+
+        Args:
+            fresh: What a code gives that was not used before; takes its time step.
+            again: What one gives that was, or raises.
+        """
         code = code.replace(" ", "").strip()
         if not (len(code) == 6 and code.isascii() and code.isdigit()):
             raise AuthenticationFailed(
                 "A code has six digits. Ask the user for the one that the authenticator app shows now."
             )
-        principal, slot = caller.principal, self._slot(caller.principal, session_id)
         now = self._now()
         outcome: list[Grant] = []
 
@@ -195,11 +238,11 @@ class Authenticator:
                 self._count_failure(state, now)
             elif step > state.last_step:
                 state.last_step, state.failures, state.lockouts, state.locked_until = step, 0, 0, 0.0
-                outcome.append(self._grant(slot, step))
+                outcome.append(fresh(step))
             else:
-                outcome.append(self._repeated(slot, step, state, now))
+                outcome.append(again(step, state, now))
 
-        self._state.change(principal.key_id, check)
+        self._state.change(self._person, check)
         if not outcome:
             raise AuthenticationFailed(
                 "This code is wrong. Ask the user for the code that the authenticator app shows now. Codes depend on the time: "
@@ -250,8 +293,7 @@ class Authenticator:
             left = int(expires - self._clock())
         if granted == step and left > 0:
             return Grant(left)
-        wait = max(1, round((state.last_step + 1) * STEP - now))
-        raise AuthenticationFailed(f"This code was already used; the next one starts in {wait} s.")
+        return _used(state, now)
 
     def _count_failure(self, state: _KeyState, now: float) -> None:
         state.failures += 1
@@ -259,6 +301,11 @@ class Authenticator:
             state.failures = 0
             state.locked_until = now + min(LOCKOUT * 2**state.lockouts, LONGEST_LOCKOUT)
             state.lockouts = min(state.lockouts + 1, 20)
+
+
+def _used(state: _KeyState, now: float) -> Grant:
+    wait = max(1, round((state.last_step + 1) * STEP - now))
+    raise AuthenticationFailed(f"This code was already used; the next one starts in {wait} s.")
 
 
 def _locked_out(seconds: float) -> str:

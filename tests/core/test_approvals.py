@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
-
-from fleetshell_tools.core import approvals
-from fleetshell_tools.core.errors import Refused
+from fleetshell_tools.core.approvals import policy_verdict
 
 ACT = "restarting nginx.service on web, which is marked critical,"
 
 
 def test_what_is_allowed_goes_on() -> None:
-    approvals.require("allow", "security.restart_critical", ACT, None)
+    assert policy_verdict("allow", "security.restart_critical", ACT).allowed
 
 
-@pytest.mark.parametrize(
-    ("policy", "given", "words"),
-    [
-        ("never", None, "does not allow restarting nginx.service on web"),
-        ("approval", None, "^Restarting nginx.service .* needs the operator .*fleetshell reload"),
-        ("approval", "a-1", "approval_id given is not valid"),
-    ],
-)
-def test_what_is_not_allowed_is_refused_with_the_setting_and_the_next_step(
-    policy: str, given: str | None, words: str
-) -> None:
-    with pytest.raises(Refused, match=words) as caught:
-        approvals.require(policy, "security.restart_critical", ACT, given)
-    assert f"security.restart_critical: {policy}" in str(caught.value)
+def test_what_is_never_allowed_names_the_setting_and_no_approval_helps() -> None:
+    verdict = policy_verdict("never", "security.restart_critical", ACT)
+    assert not verdict.allowed and not verdict.approvable
+    assert "does not allow restarting nginx.service on web" in verdict.reason
+    assert "security.restart_critical: never" in verdict.reason
+
+
+def test_what_needs_the_operator_can_be_approved() -> None:
+    verdict = policy_verdict("approval", "security.restart_critical", ACT)
+    assert not verdict.allowed and verdict.approvable
+    assert verdict.reason.startswith("Restarting nginx.service on web")
+    assert "security.restart_critical: approval" in verdict.reason

@@ -10,10 +10,11 @@ from pathlib import Path
 import pyotp
 import pytest
 
-from fleetshell_tools.core.config import Config, Http, HttpAuth, Mfa, Relay
+from fleetshell_tools.core.config import Config, Http, HttpAuth, Mfa, Relay, moment
 from fleetshell_tools.core.errors import AuthenticationFailed
 from fleetshell_tools.core.types import Caller, Grant, Principal
-from fleetshell_tools.relay.auth import Authenticator, AuthState, key_id, matching_step
+from fleetshell_tools.relay.auth import FAILURES, Authenticator, AuthState, key_id
+from fleetshell_tools.relay.totp import matching_step
 
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 KEY = "a-key-of-more-than-16-characters"
@@ -217,3 +218,91 @@ def test_the_state_on_disk_holds_no_secret_and_no_code(desk: Desk) -> None:
     text = desk.path.read_text()
     assert SECRET not in text and code not in text and KEY not in text
     assert desk.path.stat().st_mode & 0o777 == 0o600
+
+
+# The operator: keys that end, codes that confirm, grants that are taken away
+
+
+OLD = "the-key-before-it-of-20-characters"
+UNTIL = "2023-11-14T23:00:00Z"
+
+
+def rotated(until: str = UNTIL, key: str = KEY) -> Config:
+    return Config(relay=Relay(http=Http(auth=HttpAuth(key, OLD, until))), mfa=Mfa(totp_secret=SECRET))
+
+
+def test_the_previous_key_is_valid_until_its_time_and_its_grants_end_with_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "auth.json", settings=rotated())
+    old = desk.auth.principal(f"Bearer {OLD}")
+    assert old == Principal(key_id(OLD)) and desk.auth.principal(f"Bearer {KEY}") == desk.principal
+    desk.auth.authenticate(Caller(old), "s1", desk.code())
+    assert not desk.auth.retire() and desk.auth.locked(old, "s1") == ""
+    desk.now = moment(UNTIL)
+    assert desk.auth.principal(f"Bearer {OLD}") is None, "also before anybody has tidied up"
+    assert desk.auth.retire() and not desk.auth.retire()
+    assert desk.auth.key_ids() == {desk.principal.key_id} and desk.auth.locked(old, "s1") != ""
+
+
+@pytest.mark.parametrize("until", ["", "2023-11-14T22:00:00Z"])
+def test_a_previous_key_without_a_time_to_come_is_not_valid(tmp_path: Path, until: str) -> None:
+    assert Desk(tmp_path / "auth.json", settings=rotated(until)).auth.principal(f"Bearer {OLD}") is None
+
+
+def test_codes_and_lock_outs_count_for_a_person_whichever_key_they_came_with(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "auth.json", settings=rotated())
+    old = Caller(Principal(key_id(OLD)))
+    code = desk.code()
+    desk.enter(code)
+    with pytest.raises(AuthenticationFailed, match="already used"):
+        desk.auth.authenticate(old, "s2", code)
+    for number in range(FAILURES):
+        with pytest.raises(AuthenticationFailed):
+            desk.auth.authenticate(old if number % 2 else Caller(desk.principal), "s3", "000000")
+    for caller in (old, Caller(desk.principal)):
+        with pytest.raises(AuthenticationFailed, match="Too many wrong codes"):
+            desk.auth.authenticate(caller, "s4", desk.code(1))
+
+
+def test_a_new_key_begins_with_the_used_codes_of_the_old_one(desk: Desk) -> None:
+    code = desk.code()
+    desk.enter(code)
+    AuthState(desk.path).inherit("new", key_id(KEY))
+    states = AuthState(desk.path).read()
+    assert states["new"] == states[key_id(KEY)] and states["new"].last_step > 0
+    AuthState(desk.path).inherit("newer", "unknown")
+    assert "newer" not in AuthState(desk.path).read()
+
+
+def test_a_confirmation_needs_a_code_that_was_not_used_and_uses_it_up(desk: Desk) -> None:
+    code = desk.code()
+    desk.enter(code)
+    with pytest.raises(AuthenticationFailed, match=r"already used; the next one starts in \d+ s"):
+        desk.auth.confirm(code)
+    fresh = desk.code(1)
+    desk.auth.confirm(fresh)
+    for again in (desk.auth.confirm, desk.enter):
+        with pytest.raises(AuthenticationFailed, match="already used"):
+            again(fresh)
+    assert desk.why_locked("another session") == "totp_required", "nothing was unlocked"
+    with pytest.raises(AuthenticationFailed, match="six digits"):
+        desk.auth.confirm("")
+
+
+def test_wrong_confirmations_lock_out_too_and_without_mfa_nothing_is_asked(desk: Desk, tmp_path: Path) -> None:
+    for _ in range(FAILURES):
+        with pytest.raises(AuthenticationFailed, match="wrong"):
+            desk.auth.confirm("000000")
+    with pytest.raises(AuthenticationFailed, match="Too many wrong codes"):
+        desk.auth.confirm(desk.code())
+    Desk(tmp_path / "other.json", settings=config(enabled=False)).auth.confirm("")
+
+
+def test_revoked_grants_have_ended_and_a_new_secret_revokes_all(desk: Desk) -> None:
+    desk.enter(desk.code())
+    assert desk.auth.revoke() == 1 and desk.auth.revoke() == 0
+    assert desk.why_locked() == "session_expired"
+    desk.enter(desk.code(1))
+    desk.auth.configure(config())
+    assert desk.why_locked() == ""
+    desk.auth.configure(Config(relay=Relay(http=Http(auth=HttpAuth(KEY))), mfa=Mfa(totp_secret=SECRET[::-1])))
+    assert desk.why_locked() == "session_expired"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.home import FOLDERS, Home
@@ -32,6 +33,7 @@ class TestFleet:
     inventory: Inventory
     fleet: SshFleet
     audit: AuditLog
+    approvals: ApprovalStore
     caller: Caller = Caller(Principal("testkey"), tool="execute_command")
 
     def add(self, server_id: str, sshd: Sshd | None = None, **more: Any) -> None:
@@ -72,9 +74,10 @@ def fleet_on(folder: Path, key: KeyPair, config: Config | None = None) -> Iterat
     config = config or Config()
     inventory = Inventory(home.servers, config.defaults)
     audit = AuditLog(home.logs / "audit.log", home.audit_key, home.audit_head)
-    fleet = SshFleet(home, home.run, config, inventory, audit)
+    approvals = ApprovalStore()
+    fleet = SshFleet(home, home.run, config, inventory, audit, approvals)
     try:
-        yield TestFleet(home, inventory, fleet, audit)
+        yield TestFleet(home, inventory, fleet, audit, approvals)
     finally:
         fleet.close()
         audit.close()

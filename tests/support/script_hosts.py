@@ -61,6 +61,7 @@ class ScriptHost:
         timeout: float,
         cancelled: Cancellation,
         keep: int = 1 << 20,
+        approval_id: str | None = None,
     ) -> Ran:
         self.scripts.append(script)
         words = shlex.split(script.command("fs-n", None, sudo=self.sudo))
