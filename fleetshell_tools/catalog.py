@@ -6,11 +6,13 @@ from fleetshell_tools import (
     authentication,
     commands,
     discovery,
+    external,
     file_writing,
     files,
     jobs,
     log_analysis,
     logs,
+    marketplace,
     prompts,
     services,
     shells,
@@ -51,5 +53,9 @@ TOOLS: tuple[Tool, ...] = (
     prompts.list_prompts,
     prompts.edit_prompt,
     prompts.delete_prompt,
+    marketplace.browse_mcp_marketplace,
+    marketplace.install_mcp,
+    external.list_external_mcps,
+    external.call_external_tool,
 )
 """Every built-in tool."""

@@ -19,7 +19,7 @@ from fleetshell_tools.core.types import Act, Captured, Completed, HostResult, Pr
 from fleetshell_tools.core.words import nearest
 
 LONGEST = 604_800
-APPROVAL = "Approval from the operator, where one was asked for"
+APPROVAL = "From the operator, where one was asked for"
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _cut_notice(job: Job | None, out: _Shown, err: _Shown) -> str:
 @tool(title="Run a command on a server", destructive=True)
 def execute_command(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     command: Annotated[str, "A shell command line, run by the login user's shell"],
     timeout: Annotated[int | None, "Seconds after which it is ended; default 60", Range(1, LONGEST)] = None,
     working_directory: Annotated[str | None, "Folder to run it in"] = None,
@@ -234,7 +234,7 @@ def _on_one(
 @tool(title="Run a named check", destructive=True)
 def run_troubleshooting(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     name: Annotated[str, "One of its `checks`, from get_server_context"],
     timeout: Annotated[int | None, "Seconds after which it is ended; default 60", Range(1, LONGEST)] = None,
     approval_id: Annotated[str | None, APPROVAL] = None,

@@ -103,6 +103,7 @@ class Relay:
         for thread in threads:
             thread.start()
         try:
+            self.app.upstreams.start()
             self.http.serve_forever()
         finally:
             self._stopping.set()

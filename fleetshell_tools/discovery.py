@@ -197,7 +197,7 @@ def _words(value: Any) -> Iterator[str]:
 
 
 @tool(title="Show a server's context", read_only=True, open_world=False)
-def get_server_context(ctx: Context, server_id: Annotated[str, "The server's id, from list_servers"]) -> ServerContext:
+def get_server_context(ctx: Context, server_id: Annotated[str, "From list_servers"]) -> ServerContext:
     """Show all that is known about one server: services, paths, named checks, host keys, connection, facts.
 
     `unverified_notes` were written by models.
@@ -209,7 +209,7 @@ def get_server_context(ctx: Context, server_id: Annotated[str, "The server's id,
 @tool(title="Note something about a server", idempotent=True, open_world=False)
 def add_server_note(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     note: Annotated[str, "One lasting fact, no secrets; at most 1000 characters"],
 ) -> NoteAdded:
     """Keep a fact about a server for later conversations: get_server_context shows it. Only the operator deletes notes."""

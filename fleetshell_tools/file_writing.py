@@ -71,7 +71,7 @@ class FileWritten(Output):
 @tool(title="Write a file", destructive=True)
 def write_file(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     path: Annotated[str, "Absolute, or relative to the login's home"],
     content: Annotated[str | None, "The whole new content; not with mode edit"] = None,
     mode: Annotated[
@@ -84,7 +84,7 @@ def write_file(
     ] = None,
     make_parents: Annotated[bool, "Make missing folders"] = False,
     file_mode: Annotated[str | None, "Mode of a new file, such as 0640", Pattern("0?[0-7]{3}", "an octal mode")] = None,
-    approval_id: Annotated[str | None, "Approval from the operator, where one was asked for"] = None,
+    approval_id: Annotated[str | None, "From the operator, where one was asked for"] = None,
 ) -> FileWritten:
     """Create, replace or edit a text file. Atomic; owner and mode stay, and the old file is kept as a backup beside it."""
     server = ctx.inventory.get(server_id)

@@ -149,7 +149,7 @@ class FileInfo(Output):
 @tool(title="Read a file", read_only=True)
 def read_file(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     path: Annotated[str, "Absolute, or relative to the login's home"],
     offset: Annotated[int, "First line, from 1; -20 means the last 20 lines", Range(-(10**9), 10**12)] = 1,
     limit: Annotated[int | None, "Most lines; default 300", Range(1, 10**6)] = None,
@@ -324,7 +324,7 @@ class _Reading:
 @tool(title="Find files", read_only=True)
 def search_files(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     path: Annotated[str, "Folder to look in"],
     pattern: Annotated[str, "Glob for the name: *.conf; with a slash for the end of the path: conf.d/*.conf"],
     type: Annotated[Literal["file", "directory", "any"], "What to find"] = "any",
@@ -354,7 +354,7 @@ def search_files(
 @tool(title="Show a file's metadata", read_only=True)
 def get_file_info(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     path: Annotated[str, "Absolute, or relative to the login's home"],
 ) -> FileInfo:
     """Show a file's or folder's type, size, mode, owner, times, link target, ACL; or that it does not exist."""

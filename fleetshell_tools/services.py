@@ -219,7 +219,7 @@ def _join(*notices: str | None) -> str | None:
 @tool(title="Show a service's status", read_only=True)
 def get_service_status(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     service_name: Annotated[str, "A service of the server's file, or a unit: nginx, backup.timer, getty@tty1"],
 ) -> ServiceStatus:
     """Show whether a service exists and runs, since when, its process, memory, restarts, last log lines and known issues."""
@@ -310,9 +310,9 @@ def _template(server: Server, known: Known, ran: Ran, manager: str) -> ServiceSt
 @tool(title="Restart a service", destructive=True)
 def restart_service(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     service_name: Annotated[str, "A service of the server's file, or a unit: nginx, backup.timer, getty@tty1"],
-    approval_id: Annotated[str | None, "Approval from the operator, where one was asked for"] = None,
+    approval_id: Annotated[str | None, "From the operator, where one was asked for"] = None,
 ) -> Restarted:
     """Restart a service and wait up to 30 s for what comes of it: its state before and after, and its new log lines."""
     server = ctx.inventory.get(server_id)
@@ -399,7 +399,7 @@ def _state(unit: Unit) -> dict[str, Any]:
 @tool(title="List services", read_only=True)
 def list_services(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     state: Annotated[
         str | None, "failed, active, running, inactive, … or all; default: all but inactive",
         Pattern(r"[A-Za-z-]{1,30}", "a state such as failed, active, running, inactive, or all"),

@@ -85,7 +85,7 @@ class SessionList(Output):
 @tool(title="Open a shell session")
 def create_shell_session(
     ctx: Context,
-    server_id: Annotated[str, "The server's id, from list_servers"],
+    server_id: Annotated[str, "From list_servers"],
     working_directory: Annotated[str | None, "Folder to begin in"] = None,
     rows: Annotated[int, "The terminal's height", Range(1, 500)] = 24,
     cols: Annotated[int, "The terminal's width", Range(1, 1000)] = 80,
@@ -119,7 +119,7 @@ def execute_in_session(
         bool, "Type `command` into the program that is running (an answer, a password); empty only waits"
     ] = False,
     interrupt: Annotated[bool, "Send Ctrl-C to the program that is running"] = False,
-    approval_id: Annotated[str | None, "Approval from the operator, where one was asked for"] = None,
+    approval_id: Annotated[str | None, "From the operator, where one was asked for"] = None,
 ) -> SessionOutput:
     """Run a command in a shell session. What has not ended in time stays `running`: wait or answer with is_input, or interrupt."""
     longest = ctx.config.security.max_timeout

@@ -15,7 +15,7 @@ from fleetshell_tools.core.scripts import Ran, Script
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.tool import Output, Pattern, Range, tool
 
-ServerId = Annotated[str, "The server's id, from list_servers"]
+ServerId = Annotated[str, "From list_servers"]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ LAZILY = {("cli", "app"), ("cli", "daemon")}
 
 MCP_MODULES = {
     "fleetshell_tools/cli/demo_client.py",
-    # The aggregator's client joins here when it exists: the single module of the relay that imports `mcp`.
+    "fleetshell_tools/relay/upstream.py",
 }
 SDK = {"mcp", "httpx2"}
 """The official MCP package, and the HTTP client that it is handed."""

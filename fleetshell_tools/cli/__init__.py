@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approve": ("approvals", "let one of them through, once"),
     "prompt": ("prompts", "saved prompts: save, list, show, edit, delete, history, diff, rollback"),
     "notes": ("notes", "what models noted about servers: list, delete"),
+    "mcp": ("mcp", "external MCP servers: add, list, test, enable, disable, remove, accept, logs"),
     "session": ("sessions", "the running relay's shell sessions: list, close"),
     "audit": ("audit", "read or verify the audit log"),
     "guard": ("guard", "what would the guard say: guard check COMMAND"),

@@ -38,9 +38,11 @@ class Command:
     def __post_init__(self) -> None:
         object.__setattr__(self, "summary", inspect.cleandoc(self.function.__doc__ or ""))
 
-    def parser(self, prog: str) -> argparse.ArgumentParser:
+    def parser(
+        self, prog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
         """The parser of this command alone."""
-        parser = argparse.ArgumentParser(
+        parser = kind(
             prog=f"{prog} {self.name}",
             description=self.summary,
             epilog=f"example:\n  {self.example}" if self.example else None,

@@ -193,6 +193,8 @@ def _answer(relay: Relay, request: dict[str, Any]) -> dict[str, Any]:
         except NotFound:
             return {"closed": False}
         return {"closed": True}
+    if request["do"] == "mcps":
+        return {"mcps": relay.app.upstreams.describe()}
     if request["do"] == "approvals":
         return {"approvals": relay.app.approvals.listed()}
     if request["do"] == "approval":

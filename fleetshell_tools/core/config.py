@@ -184,6 +184,26 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class External:
+    """External MCP servers."""
+
+    server_bytes: int = option(
+        8192, "Tool definitions of one server that are listed directly, in bytes; larger ones are reached through call_external_tool.",
+        low=0, high=10_000_000,
+    )  # fmt: skip
+    total_bytes: int = option(
+        24576, "Tool definitions of all servers that are listed directly, in bytes.", low=0, high=100_000_000
+    )
+    idle_seconds: int = option(
+        900, "Seconds without a call after which a server without `auto_start` is stopped.", low=10, high=604800
+    )
+    max_parallel: int = option(64, "Calls at once to one server; more are refused.", low=1, high=4096)
+    calls_per_minute: int = option(
+        6000, "Calls of one API key in a minute, to all servers; more are refused.", low=1, high=100_000_000
+    )
+
+
+@dataclass(frozen=True)
 class Protocol:
     sessions_per_key: int = option(64, "MCP sessions that one API key may have at once.", low=1, high=10_000)
     session_idle: int = option(3600, "Seconds after which an MCP session without requests ends.", low=60, high=604800)
@@ -216,6 +236,7 @@ class Config:
     sessions: Sessions = field(default_factory=Sessions, metadata={"doc": "Shell sessions."})
     jobs: Jobs = field(default_factory=Jobs, metadata={"doc": "Commands that outlive their client's patience."})
     limits: Limits = field(default_factory=Limits, metadata={"doc": "How often clients may call."})
+    external: External = field(default_factory=External, metadata={"doc": "External MCP servers."})
     protocol: Protocol = field(default_factory=Protocol, metadata={"doc": "MCP sessions."})
     defaults: Defaults = field(default_factory=Defaults, metadata={"doc": "What every server file starts from."})
 

@@ -6,13 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.config import Config
+from fleetshell_tools.core.errors import BadArgument, Refused
+from fleetshell_tools.core.installing import Marketplace
 from fleetshell_tools.core.jobs import NO_JOBS, Jobs
 from fleetshell_tools.core.notes import NoteStore
 from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.servers import Inventory
-from fleetshell_tools.core.types import Auth, Caller, Cancellation, Fleet, NoReply, Progress, Reply
+from fleetshell_tools.core.types import (
+    Ask,
+    Auth,
+    Caller,
+    Cancellation,
+    Fleet,
+    NoReply,
+    Progress,
+    Reply,
+    Upstreams,
+)
 
 
 def no_progress(done: float, total: float | None, message: str | None) -> None:
@@ -33,14 +44,36 @@ def _unrecorded(event: str, **fields: Any) -> None:
     raise RuntimeError(f"this context was made without `record`, which is to write {event}")
 
 
+def cannot_ask(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Nobody can be asked.
+
+    Raises:
+        BadArgument: Always.
+    """
+    raise BadArgument("The client of this call can't be asked anything.")
+
+
+class NoUpstreams:
+    """In place of the external MCP servers where there is nothing to reach them with."""
+
+    WHY = "External MCP servers need the Python package mcp. Ask the operator to run `pip install 'mcp>=2.3,<3'` and restart the relay."
+
+    def describe(self, mcp_id: str | None = None, query: str = "") -> list[dict[str, Any]]:
+        """See `Upstreams`."""
+        raise Refused(self.WHY)
+
+    def call(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+        """See `Upstreams`."""
+        raise Refused(self.WHY)
+
+
 @dataclass(frozen=True)
 class Context:
     """One call's surroundings; a tool family reaches everything through it and nothing around it.
 
     `session_id` is the client's MCP session, which `authenticate` unlocks. `record(event, **fields)` writes one durable record of
     this call to the audit log before something that no server sees is changed, and raises where it can't. `reply` is how a call
-    that takes long answers its client before its end, and goes on as one of the `jobs`. `approvals` is for acts that need the
-    operator for another reason than the guard's, which the fleet asks for.
+    that takes long answers its client before its end, and goes on as one of the `jobs`. `ask` asks its client something.
     """
 
     caller: Caller
@@ -55,5 +88,7 @@ class Context:
     prompts: PromptStore = field(default_factory=lambda: cast(PromptStore, _Missing("prompts")))
     reply: Reply = field(default_factory=NoReply)
     jobs: Jobs = NO_JOBS
+    upstreams: Upstreams = field(default_factory=NoUpstreams)
+    ask: Ask = cannot_ask
     notes: NoteStore = field(default_factory=lambda: cast(NoteStore, _Missing("notes")))
-    approvals: ApprovalStore = field(default_factory=ApprovalStore)
+    marketplace: Marketplace = field(default_factory=lambda: cast(Marketplace, _Missing("marketplace")))

@@ -60,6 +60,10 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("edit_prompt", {"name": "check-logs", "description": "Errors of one day"}),
     ("list_prompts", {}),
     ("delete_prompt", {"name": "check-logs"}),
+    ("browse_mcp_marketplace", {}),
+    ("install_mcp", {"package_name": "plywright"}),
+    ("list_external_mcps", {}),
+    ("call_external_tool", {"tool_name": "playwright.browser_click"}),
     ("authenticate", {"code": "{code}"}),
 )  # fmt: skip
 """A standard call of each tool, in an order in which each finds what it needs; `{…}` stands for what came before."""
