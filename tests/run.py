@@ -1,33 +1,37 @@
-"""Runs the whole suite as two pytest processes side by side, since one keeps a single core busy; with arguments it is pytest."""
+"""Runs the whole suite as several pytest processes side by side, since one keeps a single core busy; with arguments it is pytest."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-HOSTS = ("fleet", "clients", "conformance")
-"""Folders whose tests take about as long as all others together."""
+BESIDE = (("fleet",), ("relay", "cli"), ("clients", "conformance"))
+"""Folders, by process; all other tests run in one more, whose output is seen at once. Most of them wait more than they compute."""
 
 
 def main() -> int:
     pytest = [sys.executable, "-m", "pytest"]
     if sys.argv[1:]:
         return subprocess.run([*pytest, *sys.argv[1:]]).returncode
-    here = [f"tests/{name}" for name in HOSTS]
-    others = [f"--ignore={name}" for name in here]
-    with tempfile.TemporaryFile("w+") as output:
-        beside = subprocess.Popen([*pytest, *here], cwd=TESTS.parent, stdout=output, stderr=output)
-        try:
-            codes = [subprocess.run([*pytest, *others], cwd=TESTS.parent).returncode, beside.wait()]
-        except BaseException:
-            beside.terminate()
-            beside.wait()
-            raise
-        output.seek(0)
-        print(f"== tests of {', '.join(here)}", output.read(), sep="\n", flush=True)
+    others = [f"--ignore=tests/{name}" for names in BESIDE for name in names]
+    with ExitStack() as ending:
+        running = []
+        for names in BESIDE:
+            output = ending.enter_context(tempfile.TemporaryFile("w+"))
+            folders = [f"tests/{name}" for name in names]
+            process = subprocess.Popen([*pytest, *folders], cwd=TESTS.parent, stdout=output, stderr=output)
+            ending.callback(process.wait)
+            ending.callback(process.terminate)
+            running.append((names, process, output))
+        codes = [subprocess.run([*pytest, *others], cwd=TESTS.parent).returncode]
+        for names, process, output in running:
+            codes.append(process.wait())
+            output.seek(0)
+            print(f"== tests of {', '.join(names)}", output.read(), sep="\n", flush=True)
     return max(codes, key=abs)
 
 
