@@ -39,7 +39,7 @@ from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.rates import Rates
 from fleetshell_tools.core.servers import Inventory
 from fleetshell_tools.core.tool import Output, Tool
-from fleetshell_tools.core.types import Caller, Principal
+from fleetshell_tools.core.types import Caller, Principal, Progress
 from fleetshell_tools.core.words import nearest
 from fleetshell_tools.fleet import keys
 from fleetshell_tools.fleet.check import Step, changed_keys, check
@@ -52,6 +52,7 @@ from fleetshell_tools.relay.carriers import ARGUMENT
 from fleetshell_tools.relay.exchange import Call, Conversation, Outcome, Result, ToolResult
 from fleetshell_tools.relay.installer import PackageManagers
 from fleetshell_tools.relay.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RESOURCE_NOT_FOUND, RpcError
+from fleetshell_tools.relay.parked import Parked, Rounds, refuse_what_was_not_declared
 from fleetshell_tools.relay.progress import Reporter
 from fleetshell_tools.relay.totp import ACCOUNT as TOTP_ACCOUNT
 from fleetshell_tools.relay.totp import check_code, provisioning_uri
@@ -116,12 +117,14 @@ class App:
         self.rates = Rates(lambda: self.config.limits)
         self.marketplace = marketplace(home)
         self.upstreams = Upstreams(home, config, log, self.audit.record)
+        self.parked = Parked(ASK_SECONDS)
         self.calls = 0
         self._tools = {tool.name: tool for tool in catalog.TOOLS}
         self._listed = _Listed(self.upstreams.tool_definitions())
 
     def close(self) -> None:
         """End every connection, the external MCP servers, and the audit log."""
+        self.parked.close("the relay is stopping")
         self.upstreams.close()
         self.fleet.close()
         self.audit.close()
@@ -150,7 +153,8 @@ class App:
             return self._listed.modern if modern else self._listed.legacy
         entries = offer.listing(method, self.prompts, self.inventory, locked=self.config.mfa.enabled)
         if method == "prompts/list" and entries is not None:
-            entries += self.upstreams.prompts()
+            own = self.prompts.names()
+            entries += [prompt for prompt in self.upstreams.prompts() if prompt["name"] not in own]
         return None if entries is None else _encoded(entries)
 
     def runs(self, method: str) -> bool:
@@ -185,18 +189,36 @@ class App:
                 {"reason": "unknown_tool"},
             )
         self.calls += 1
+        if not call.peer.modern or not (tool is external.call_external_tool or call.method == "prompts/get"):
+            return self._outcome(tool, principal, call, arguments, conversation)
+        rounds = self.parked.begin(call, conversation)
+        return rounds.end(self._outcome(tool, principal, call, arguments, conversation, rounds))
+
+    def _outcome(
+        self,
+        tool: Tool | None,
+        principal: Principal,
+        call: Call,
+        arguments: dict[str, Any],
+        conversation: Conversation,
+        rounds: Rounds | None = None,
+    ) -> Outcome:
+        """Work on a call of a tool or, where that is None, of another method; `rounds` is for one that may ask a modern client."""
         try:
             self.emergency.check()
             self._count(principal, call, tool)
-            if tool is None:
-                return self._answer(principal, call, conversation)
-            if not tool.needs_grant:
+            if tool is not None and not tool.needs_grant:
                 return self._authenticate(tool, principal, call, conversation)
             place = self._unlocked(principal, call)
-            output = tool.function(
-                self._context(principal, call, conversation, place, tool.name), **tool.arguments(arguments)
-            )
-            return _result(output)
+            if rounds is not None:
+                rounds.place = place
+                if call.params.get("requestState") is not None:
+                    return self.parked.go_on(call, rounds)
+            name = tool.name if tool else call.method
+            context = self._context(principal, call, conversation, place, name, rounds=rounds)
+            if tool is None:  # prompts, resources and completion
+                return Result(offer.answer(context, call.method, call.params))
+            return _result(tool.function(context, **tool.arguments(arguments)))
         except AuthenticationRequired as error:
             if self.config.mfa.locked_as == "tool_error" and tool is not None:
                 return failure(error)
@@ -230,12 +252,6 @@ class App:
                 self.audit.record("rate_limited", success=False, reason=error.message, **_who(caller))
             raise
 
-    def _answer(self, principal: Principal, call: Call, conversation: Conversation) -> Result:
-        """Prompts, resources and completion."""
-        place = self._unlocked(principal, call)
-        context = self._context(principal, call, conversation, place, call.method)
-        return Result(offer.answer(context, call.method, call.params))
-
     def _unlocked(self, principal: Principal, call: Call) -> str:
         """What holds the grant of a call: its session's id, or the digest of a handle.
 
@@ -253,10 +269,20 @@ class App:
         raise AuthenticationRequired(why)
 
     def _context(
-        self, principal: Principal, call: Call, conversation: Conversation, place: str, tool: str, digest: str = ""
+        self,
+        principal: Principal,
+        call: Call,
+        conversation: Conversation,
+        place: str,
+        tool: str,
+        digest: str = "",
+        rounds: Rounds | None = None,
     ) -> Context:
         caller = _caller(principal, call, tool, digest)
         token = call.progress_token
+        progress: Progress = no_progress
+        if token is not None:
+            progress = Reporter(conversation.notify, token) if rounds is None else rounds.progress
         return Context(
             caller,
             place,
@@ -264,14 +290,14 @@ class App:
             self.inventory,
             self.fleet,
             self.auth,
-            no_progress if token is None else Reporter(conversation.notify, token),
+            progress,
             call.cancelled,
             partial(self.audit.record, durable=True, **_who(caller)),
             self.prompts,
             _Reply(conversation),
             self.jobs,
             self.upstreams,
-            partial(conversation.request, seconds=ASK_SECONDS),
+            rounds.ask if rounds is not None else partial(_ask, call, conversation),
             notes=self.notes,
             marketplace=self.marketplace,
         )
@@ -299,6 +325,12 @@ class App:
         more = {"type": "text", "text": f"If a later call is locked all the same, give it `{ARGUMENT}`: {handle}"}
         structured = {**(result.structured or {}), ARGUMENT: handle}
         return ToolResult([*result.content, more], structured, handle=handle, handle_seconds=seconds)
+
+
+def _ask(call: Call, conversation: Conversation, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask a legacy client, which must have declared that it can be asked that."""
+    refuse_what_was_not_declared(call, method, params)
+    return conversation.request(method, params, ASK_SECONDS)
 
 
 class _Reply:

@@ -116,6 +116,7 @@ class Relay:
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Stop accepting, let running calls end within the grace, cancel the rest."""
         self.endpoint.cancel_all("the relay is stopping")
+        self.app.parked.close("the relay is stopping")
         self.app.jobs.close()
         self.endpoint.stop()
         self.http.shutdown(grace_seconds)
@@ -189,6 +190,7 @@ class Relay:
         app.approvals.clear()
         grants = app.auth.revoke()
         self.endpoint.cancel_all(why)
+        app.parked.cancel_all(why)
         jobs = app.jobs.cancel_all(why)
         return {"grants": grants, "jobs": jobs, "shell_sessions": app.fleet.shells.close_every(RELAY, why)}
 

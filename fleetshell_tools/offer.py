@@ -88,10 +88,19 @@ def _resource(server_id: str, purpose: str) -> dict[str, Any]:
 
 
 def _get_prompt(ctx: Context, params: Mapping[str, Any]) -> dict[str, Any]:
-    prompt = ctx.prompts.get(_text(params, "name"))
-    text = rendered(prompt, _texts(params, "arguments"), ctx.inventory)
+    name, arguments = _text(params, "name"), _texts(params, "arguments")
+    if _external(ctx, name) is not None:
+        return ctx.upstreams.get_prompt(ctx.caller, name, arguments, cancelled=ctx.cancelled, ask=ctx.ask)
+    prompt = ctx.prompts.get(name)
+    text = rendered(prompt, arguments, ctx.inventory)
     message = {"role": "user", "content": {"type": "text", "text": text}}
     return {"description": _described(prompt), "messages": [message]}
+
+
+def _external(ctx: Context, name: str) -> dict[str, Any] | None:
+    """The definition of an external server's prompt, unless the prompt database has one of that name."""
+    found = next((prompt for prompt in ctx.upstreams.prompts() if prompt["name"] == name), None)
+    return None if found is None or name in ctx.prompts.names() else found
 
 
 def _read_resource(ctx: Context, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,8 +120,12 @@ def _complete(ctx: Context, params: Mapping[str, Any]) -> dict[str, Any]:
     reference, argument = _object(params, "ref"), _object(params, "argument")
     name, typed = _text(argument, "name"), _text(argument, "value")
     if reference.get("type") == "ref/prompt":
-        known = ctx.prompts.get(_text(reference, "name")).arguments
-        source = SOURCES.get(name, _nothing)
+        prompt = _text(reference, "name")
+        external = _external(ctx, prompt)
+        if external is None:
+            known, source = ctx.prompts.get(prompt).arguments, SOURCES.get(name, _nothing)
+        else:  # what an external server means by `server` is not known here
+            known, source = [argument["name"] for argument in external.get("arguments", ())], _nothing
     elif reference.get("type") == "ref/resource":
         if reference.get("uri") != TEMPLATE:
             raise BadArgument(f"`ref.uri` is no resource template of this relay; the one that there is: {TEMPLATE}.")

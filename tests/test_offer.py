@@ -11,6 +11,7 @@ import pytest
 
 from fleetshell_tools import discovery, offer
 from fleetshell_tools.core.config import Config
+from fleetshell_tools.core.context import NoUpstreams
 from fleetshell_tools.core.errors import BadArgument, ConfigError, NotFound
 from fleetshell_tools.core.notes import NoteStore
 from fleetshell_tools.core.prompts import Editor, PromptStore
@@ -60,6 +61,7 @@ class Surroundings:
     fleet: Connections = field(default_factory=Connections)
     caller: Caller = field(default_factory=lambda: Caller(Principal("mine")))
     config: Config = field(default_factory=Config)
+    upstreams: Any = field(default_factory=NoUpstreams)
 
 
 @pytest.fixture

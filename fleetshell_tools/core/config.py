@@ -198,9 +198,6 @@ class External:
         900, "Seconds without a call after which a server without `auto_start` is stopped.", low=10, high=604800
     )
     max_parallel: int = option(64, "Calls at once to one server; more are refused.", low=1, high=4096)
-    calls_per_minute: int = option(
-        6000, "Calls of one API key in a minute, to all servers; more are refused.", low=1, high=100_000_000
-    )
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import BadArgument, Refused
@@ -22,7 +22,6 @@ from fleetshell_tools.core.types import (
     NoReply,
     Progress,
     Reply,
-    Upstreams,
 )
 
 
@@ -53,6 +52,56 @@ def cannot_ask(method: str, params: dict[str, Any]) -> dict[str, Any]:
     raise BadArgument("The client of this call can't be asked anything.")
 
 
+class Upstreams(Protocol):
+    """The external MCP servers that FleetShell aggregates."""
+
+    def describe(self, mcp_id: str | None = None, query: str = "") -> list[dict[str, Any]]:
+        """Every configured external server, or one, with its state and the tools whose name or description has `query`.
+
+        With `mcp_id` a server whose tools are not known yet is started to list them.
+
+        Raises:
+            NotFound: There is no server of that id.
+        """
+
+    def call(
+        self,
+        caller: Caller,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        progress: Progress,
+        cancelled: Cancellation,
+        ask: Ask,
+    ) -> dict[str, Any]:
+        """Call a tool by `mcp_id.tool_name` or by its listed name, and wait for its end.
+
+        Returns:
+            `content`, `isError`, and `structuredContent` where there is one, made safe and short.
+
+        Raises:
+            NotFound, BadArgument, Refused, Unreachable, TimedOut, Cancelled, AuditUnavailable: There is no result.
+        """
+
+    def prompts(self) -> list[dict[str, Any]]:
+        """The prompts of all servers that run, as `prompts/list` shows them: `<mcp_id>__<name>`."""
+
+    def get_prompt(
+        self,
+        caller: Caller,
+        name: str,
+        arguments: Mapping[str, str],
+        *,
+        cancelled: Cancellation,
+        ask: Ask,
+    ) -> dict[str, Any]:
+        """A prompt by its listed name, as `prompts/get` gives it.
+
+        Raises:
+            NotFound, BadArgument, Refused, Unreachable, TimedOut, Cancelled, AuditUnavailable: There is none.
+        """
+
+
 class NoUpstreams:
     """In place of the external MCP servers where there is nothing to reach them with."""
 
@@ -63,6 +112,14 @@ class NoUpstreams:
         raise Refused(self.WHY)
 
     def call(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+        """See `Upstreams`."""
+        raise Refused(self.WHY)
+
+    def prompts(self) -> list[dict[str, Any]]:
+        """See `Upstreams`."""
+        return []
+
+    def get_prompt(self, *arguments: Any, **more: Any) -> dict[str, Any]:
         """See `Upstreams`."""
         raise Refused(self.WHY)
 

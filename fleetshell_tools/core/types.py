@@ -420,35 +420,3 @@ class Auth(Protocol):
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 """Asks the client of a call something, such as `elicitation/create`, and waits for its answer; raises FleetShellError."""
-
-
-class Upstreams(Protocol):
-    """The external MCP servers that FleetShell aggregates."""
-
-    def describe(self, mcp_id: str | None = None, query: str = "") -> list[dict[str, Any]]:
-        """Every configured external server, or one, with its state and the tools whose name or description has `query`.
-
-        With `mcp_id` a server whose tools are not known yet is started to list them.
-
-        Raises:
-            NotFound: There is no server of that id.
-        """
-
-    def call(
-        self,
-        caller: Caller,
-        name: str,
-        arguments: Mapping[str, Any],
-        *,
-        progress: Progress,
-        cancelled: Cancellation,
-        ask: Ask,
-    ) -> dict[str, Any]:
-        """Call a tool by `mcp_id.tool_name` or by its listed name, and wait for its end.
-
-        Returns:
-            `content`, `isError`, and `structuredContent` where there is one, made safe and short.
-
-        Raises:
-            NotFound, BadArgument, Refused, Unreachable, TimedOut, Cancelled, AuditUnavailable: There is no result.
-        """

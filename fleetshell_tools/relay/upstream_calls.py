@@ -1,10 +1,9 @@
-"""One call to an external server, from the side of the thread that waits for it: progress, questions, time limit, rate."""
+"""One call to an external server, from the side of the thread that waits for it: progress, questions, time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -115,31 +114,3 @@ def wait_for(
         forget()
         if not future.done():
             future.cancel()
-
-
-class Rate:
-    """So many calls of one key in a minute; for threads at once. A bucket that fills evenly, and holds a minute's worth."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, key_id: str, per_minute: int) -> None:
-        """Count a call.
-
-        Raises:
-            Refused: It is one too many.
-        """
-        with self._lock:
-            now = self._clock()
-            level, at = self._buckets.get(key_id, (float(per_minute), now))
-            level = min(float(per_minute), level + (now - at) * per_minute / 60)
-            if level < 1:
-                self._buckets[key_id] = (level, now)
-                wait = (1 - level) * 60 / per_minute
-                raise Refused(
-                    f"More than {per_minute} calls to external servers in a minute (external.calls_per_minute); the next one "
-                    f"can be made in {wait:.1f} s."
-                )
-            self._buckets[key_id] = (level - 1, now)

@@ -8,7 +8,7 @@ For the application:
     upstreams.generation("tools")      # looks at the files too: call it every few seconds; `prompts` as well
     upstreams.lists(name)              # whether a tool's name is one of them
     upstreams.call(caller, name, arguments, progress=…, cancelled=…, ask=…)   # a result of `tools/call`
-    upstreams.prompts(); upstreams.get_prompt(name, arguments)                # `prompts/list`, `prompts/get`
+    upstreams.prompts(); upstreams.get_prompt(caller, name, arguments)        # `prompts/list`, `prompts/get`
     upstreams.describe(mcp_id, query)  # for list_external_mcps, `mcp list` and `status`
     upstreams.reconfigure(config); upstreams.close()
 
@@ -19,12 +19,13 @@ thread waits for its call, and meanwhile passes on its progress and its question
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ from fleetshell_tools.core.types import Ask, Caller, Cancellation, Progress
 from fleetshell_tools.core.words import nearest
 from fleetshell_tools.relay import upstream, upstream_children, upstream_results, upstream_tools
 from fleetshell_tools.relay.upstream import ServerError
-from fleetshell_tools.relay.upstream_calls import Client, Rate, wait_for
+from fleetshell_tools.relay.upstream_calls import Client, wait_for
 from fleetshell_tools.relay.upstream_description import described
 from fleetshell_tools.relay.upstream_prompts import UpstreamPrompt
 from fleetshell_tools.relay.upstream_supervisor import Known, Supervisor, Surroundings
@@ -80,7 +81,6 @@ class Upstreams:
         self._exposed: dict[str, tuple[Mcp, UpstreamTool]] = {}
         self._prompts: dict[str, tuple[str, UpstreamPrompt]] = {}
         self._clashes: list[str] = []
-        self._rate = Rate()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._notes = upstream_children.Notes(home.run / "mcps.json")
@@ -165,7 +165,7 @@ class Upstreams:
         return [prompt.definition for _, prompt in self._prompts.values()]
 
     def describe(self, mcp_id: str | None = None, query: str = "") -> list[dict[str, Any]]:
-        """See `core.types.Upstreams`."""
+        """See `core.context.Upstreams`."""
         self.refresh()
         good, bad = self.store.listing()
         if mcp_id is not None:
@@ -195,20 +195,12 @@ class Upstreams:
         cancelled: Cancellation | None = None,
         ask: Ask = cannot_ask,
     ) -> dict[str, Any]:
-        """See `core.types.Upstreams`."""
+        """See `core.context.Upstreams`."""
         supervisor, tool = self._found(name)
         mcp = supervisor.mcp
         self._check(supervisor, tool, before=True)
-        self._rate.take(caller.principal.key_id, self.config.external.calls_per_minute)
-        fields = {
-            "tool": caller.tool, "principal": caller.principal.key_id, "client": caller.client, "session": caller.session,
-            "command": f"{mcp.id}.{tool}", "arguments_sha256": _digest(arguments),
-        }  # fmt: skip
-        self._record("external_call", durable=True, verdict="allowed", **fields)
-        began = time.monotonic()
-        why: str | None = "internal error"
         client = Client(caller, progress, ask)
-        try:
+        with self._recorded("external_call", caller, f"{mcp.id}.{tool}", arguments) as failed:
             try:
                 result = wait_for(
                     lambda: self._submit(self._work(supervisor, tool, arguments, client)),
@@ -219,36 +211,55 @@ class Upstreams:
                 text = f"{mcp.id} answered with error {error.code}: {error.message}"
                 result = {"content": [{"type": "text", "text": text}], "isError": True}
             shown = upstream_results.bounded(result, self.config.security.max_output_bytes)
-            why = "the tool failed" if shown["isError"] else None
+            if shown["isError"]:
+                failed.append("the tool failed")
             return shown
+
+    def get_prompt(
+        self,
+        caller: Caller,
+        name: str,
+        arguments: Mapping[str, str],
+        *,
+        cancelled: Cancellation | None = None,
+        ask: Ask = cannot_ask,
+    ) -> dict[str, Any]:
+        """See `core.context.Upstreams`."""
+        found = self._prompts.get(name)
+        supervisor = self._supervisors.get(found[0]) if found else None
+        if found is None or supervisor is None:
+            raise NotFound(f"There is no prompt {name[:80]!r}.{nearest(name, self._prompts)}")
+        client, mcp, prompt = Client(caller, no_progress, ask), supervisor.mcp, found[1].name
+        with self._recorded("external_prompt", caller, f"{mcp.id}.{prompt}", arguments):
+            try:
+                result = wait_for(
+                    lambda: self._submit(_prompt(supervisor, prompt, arguments, client)),
+                    client, mcp, cancelled or Cancellation(),
+                )  # fmt: skip
+            except ServerError as error:
+                raise BadArgument(f"{mcp.id} answered with error {error.code}: {error.message}") from None
+        return upstream_results.bounded_prompt(result, self.config.security.max_output_bytes)
+
+    @contextlib.contextmanager
+    def _recorded(self, event: str, caller: Caller, name: str, arguments: Mapping[str, Any]) -> Iterator[list[str]]:
+        """Record an intent before the block and its outcome after it; why it failed where nothing was raised goes into the list."""
+        fields = {
+            "tool": caller.tool, "principal": caller.principal.key_id, "client": caller.client, "session": caller.session,
+            "command": name, "arguments_sha256": _digest(arguments),
+        }  # fmt: skip
+        self._record(event, durable=True, verdict="allowed", **fields)
+        began = time.monotonic()
+        why: str | None = "internal error"
+        failed: list[str] = []
+        try:
+            yield failed
+            why = failed[0] if failed else None
         except FleetShellError as error:
             why = error.reason
             raise
         finally:
             took = round((time.monotonic() - began) * 1000)
-            self._record("external_call_ended", success=why is None, duration_ms=took, reason=why, **fields)
-
-    def get_prompt(
-        self, name: str, arguments: Mapping[str, str], *, cancelled: Cancellation | None = None, ask: Ask = cannot_ask
-    ) -> dict[str, Any]:
-        """A prompt by its listed name, as `prompts/get` gives it.
-
-        Raises:
-            NotFound, Refused, Unreachable, TimedOut, Cancelled: There is none.
-        """
-        found = self._prompts.get(name)
-        supervisor = self._supervisors.get(found[0]) if found else None
-        if found is None or supervisor is None:
-            raise NotFound(f"There is no prompt {name[:80]!r}.{nearest(name, self._prompts)}")
-        client = Client(None, no_progress, ask)
-        try:
-            result = wait_for(
-                lambda: self._submit(_prompt(supervisor, found[1].name, arguments, client)),
-                client, supervisor.mcp, cancelled or Cancellation(),
-            )  # fmt: skip
-        except ServerError as error:
-            raise BadArgument(f"{supervisor.mcp.id} answered with error {error.code}: {error.message}") from None
-        return upstream_results.bounded_prompt(result, self.config.security.max_output_bytes)
+            self._record(f"{event}_ended", success=why is None, duration_ms=took, reason=why, **fields)
 
     def _found(self, name: str) -> tuple[Supervisor, str]:
         """The server and the tool that a name means."""

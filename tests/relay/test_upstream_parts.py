@@ -1,4 +1,4 @@
-"""Names, the budget of listed definitions, results made safe and short, the rate of calls, the log: each on its own."""
+"""Names, the budget of listed definitions, results made safe and short, the log: each on its own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from fleetshell_tools.core.errors import Refused
 from fleetshell_tools.core.mcps import Mcp
 from fleetshell_tools.relay import upstream_results
-from fleetshell_tools.relay.upstream_calls import Rate
 from fleetshell_tools.relay.upstream_log import UpstreamLog
 from fleetshell_tools.relay.upstream_tools import UpstreamTool, examined, exposed, listed_name, usable
 
@@ -180,18 +178,6 @@ def test_pictures_beyond_their_own_limit_are_named_and_left_out() -> None:
     picture = {"type": "image", "data": "AAAA" * 600_000, "mimeType": "image/png"}
     shown = upstream_results.bounded({"content": [picture, picture]}, BUDGET)["content"]
     assert [block["type"] for block in shown] == ["image", "text"] and "1,800,000 bytes" in shown[1]["text"]
-
-
-def test_calls_are_counted_by_key_and_come_back_with_time() -> None:
-    now = [0.0]
-    rate = Rate(lambda: now[0])
-    for _ in range(60):
-        rate.take("a", 60)
-    with pytest.raises(Refused, match=r"in 1\.0 s"):
-        rate.take("a", 60)
-    rate.take("b", 60)
-    now[0] = 1.0
-    rate.take("a", 60)
 
 
 def test_a_log_hides_secrets_in_whatever_pieces_they_come(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from support.processes import wait_until
 from support.upstream_home import SERVERS, SOON, Aggregator, aggregator, background
 
 from fleetshell_tools.core.errors import BadArgument, Cancelled, NotFound, Refused, TimedOut, Unreachable
-from fleetshell_tools.core.types import Cancellation
+from fleetshell_tools.core.types import Caller, Cancellation, Principal
 
 __all__ = ["aggregator"]
+CALLER = Caller(Principal("key"), "client", "s", "prompts/get")
 
 
 @pytest.fixture
@@ -152,12 +153,16 @@ def test_prompts_are_listed_and_rendered(aggregator: Aggregator) -> None:
     aggregator.until("sdk", "ready")
     (prompt,) = aggregator.upstreams.prompts()
     assert prompt["name"] == "sdk__greet" and prompt["arguments"] == [{"name": "who", "required": True}]
-    rendered = aggregator.upstreams.get_prompt("sdk__greet", {"who": "Ada"})
+    rendered = aggregator.upstreams.get_prompt(CALLER, "sdk__greet", {"who": "Ada"})
     assert rendered["messages"] == [{"role": "user", "content": {"type": "text", "text": "Hello, Ada!"}}]
     with pytest.raises(BadArgument):
-        aggregator.upstreams.get_prompt("sdk__greet", {})
+        aggregator.upstreams.get_prompt(CALLER, "sdk__greet", {})
     with pytest.raises(NotFound, match="Did you mean"):
-        aggregator.upstreams.get_prompt("sdk__greeet", {})
+        aggregator.upstreams.get_prompt(CALLER, "sdk__greeet", {})
+    assert [(event, fields["command"]) for event, fields in aggregator.records[:2]] == [
+        ("external_prompt", "sdk.greet"),
+        ("external_prompt_ended", "sdk.greet"),
+    ]
 
 
 def test_large_arguments_and_results_pass_within_the_budget(aggregator: Aggregator) -> None:
@@ -232,15 +237,6 @@ def test_the_audit_log_gets_an_intent_and_an_outcome_without_the_arguments(aggre
     assert first["durable"] and first["command"] == second["command"] == "raw.echo"
     assert second["success"] and len(first["arguments_sha256"]) == 64
     assert "hunter2" not in repr(aggregator.records)
-
-
-def test_too_many_calls_are_refused(aggregator: Aggregator) -> None:
-    aggregator.settings(calls_per_minute=2)
-    aggregator.raw()
-    for _ in range(2):
-        aggregator.text("raw.echo")
-    with pytest.raises(Refused, match="calls_per_minute"):
-        aggregator.call("raw.echo")
 
 
 def test_too_many_calls_at_once_are_refused(aggregator: Aggregator) -> None:
