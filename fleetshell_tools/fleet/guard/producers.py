@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from fleetshell_tools.fleet.guard.lexer import unescape_ansi
 from fleetshell_tools.fleet.guard.options import parse
-from fleetshell_tools.fleet.guard.symbols import STAR, UNKNOWN, from_outside, is_known, plain
+from fleetshell_tools.fleet.guard.symbols import LOCAL, STAR, UNKNOWN, from_outside, is_known, plain
 
 Producer = Callable[[Sequence[str], str], str]
 """Takes a program's arguments and its stdin; returns what it prints."""
@@ -178,8 +178,23 @@ def _command(arguments: Sequence[str], stdin: str) -> str:
 
 def _pgrep(arguments: Sequence[str], stdin: str) -> str:
     """The number of the first process stands for all, where the pattern takes all."""
-    patterns = parse(arguments, short="ugtPsUGd").operands
-    return "1\n" if patterns and not plain(patterns[0]).strip(".*^$") else UNKNOWN
+    options = parse(arguments, short="ugtPsUGd")
+    patterns = options.operands
+    everything = patterns and (options.has("v") or not plain(patterns[0]).strip(".*^$"))
+    return "1\n" if everything else UNKNOWN
+
+
+def _pidof(arguments: Sequence[str], stdin: str) -> str:
+    return "1\n" if {"systemd", "init", "/sbin/init"} & set(arguments) else UNKNOWN
+
+
+def _redis(arguments: Sequence[str], stdin: str) -> str:
+    """`redis-cli keys '*'` and `--scan` without a narrower pattern name every key."""
+    words = list(arguments)
+    pattern = words[words.index("--pattern") + 1 :][:1] if "--pattern" in words else ["*"]
+    pattern = words[words.index("keys") + 1 :][:1] if "keys" in words else pattern
+    listing = "--scan" in words or "keys" in words
+    return STAR + "\n" if listing and [plain(word) for word in pattern] == ["*"] else UNKNOWN
 
 
 def _docker(arguments: Sequence[str], stdin: str) -> str:
@@ -199,6 +214,35 @@ def _seq(arguments: Sequence[str], stdin: str) -> str:
 
 def _same_path(arguments: Sequence[str], stdin: str) -> str:
     return "".join(path + "\n" for path in arguments if not path.startswith("-"))
+
+
+def _ps(arguments: Sequence[str], stdin: str) -> str:
+    """Of a list of all processes the first stands for all; without a filter it is taken by everybody who reads it."""
+    text = "".join(arguments)
+    everything = any(flag in text for flag in ("e", "A", "ax", "aux")) and "p" not in text.replace("pid", "").replace(
+        "ppid", ""
+    )
+    return "1 1 1 1 1 1 1 1\n" if everything else UNKNOWN
+
+
+def _some_lines(arguments: Sequence[str], stdin: str) -> str:
+    """`head` and `tail`: of the names that a wildcard stands for only some."""
+    printed = _passes_on([word for word in arguments if not word.lstrip("-").isdigit()], stdin)
+    return (
+        printed.replace(STAR, f"{UNKNOWN}/" * 8) if any(word.startswith(("-", "+")) for word in arguments) else printed
+    )
+
+
+def _grep(arguments: Sequence[str], stdin: str) -> str:
+    """`grep -v` leaves nearly all; what another pattern leaves is not known."""
+    options = parse(arguments, short="efmABC")
+    if not options.has("v", "invert-match") or len(options.operands) > 1:
+        return UNKNOWN
+    return stdin if STAR in stdin or stdin.startswith("1 1 1") or stdin == "1\n" else UNKNOWN
+
+
+def _uname(arguments: Sequence[str], stdin: str) -> str:
+    return LOCAL + "\n" if "-r" in arguments else "Linux\n"
 
 
 def _passes_on(arguments: Sequence[str], stdin: str) -> str:
@@ -226,6 +270,7 @@ PRODUCERS: dict[str, Producer] = {
     "which": _which,
     "command": _command,
     "pgrep": _pgrep,
+    "pidof": _pidof,
     "mktemp": _mktemp,
     "docker": _docker,
     "podman": _docker,
@@ -234,8 +279,14 @@ PRODUCERS: dict[str, Producer] = {
     "readlink": _same_path,
     "sort": _passes_on,
     "uniq": _passes_on,
-    "head": _passes_on,
-    "tail": _passes_on,
+    "head": _some_lines,
+    "tail": _some_lines,
+    "grep": _grep,
+    "egrep": _grep,
+    "ps": _ps,
+    "redis-cli": _redis,
+    "valkey-cli": _redis,
+    "uname": _uname,
     "sponge": _passes_on,
     "true": _silent,
     "false": _silent,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fleetshell_tools.fleet.guard import containers
 from fleetshell_tools.fleet.guard.interpreters import code_of, inspect, interpreter_of
+from fleetshell_tools.fleet.guard.judges.startup import CRON_LINE, dubious
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import resolve
 from fleetshell_tools.fleet.guard.producers import produce
 from fleetshell_tools.fleet.guard.rules import Finding
 from fleetshell_tools.fleet.guard.search import Search
-from fleetshell_tools.fleet.guard.symbols import LOCAL, STAR, UNKNOWN, plain
+from fleetshell_tools.fleet.guard.symbols import LOCAL, STAR, UNKNOWN, is_known, plain
 
 if TYPE_CHECKING:
     from fleetshell_tools.fleet.guard.follow import Follower
@@ -22,7 +25,6 @@ Handler = Callable[["Follower", list[str], str], str]
 """Follows a program, given its words and stdin; returns what it would print."""
 
 SHELLS = frozenset("sh bash dash ash ksh ksh93 mksh zsh fish rbash yash csh tcsh".split())
-_CRON_LINE = re.compile(r"\s*(?:@\w+|(?:[\d*/,\-A-Za-z]+\s+){4}[\d*/,\-A-Za-z]+)\s+(.*)")
 
 
 def handler(name: str) -> Handler | None:
@@ -40,6 +42,8 @@ def content(follower: Follower, path: str) -> str:
     """What a file holds: what this command wrote to it, else the mark for a file on the server."""
     if path in ("/dev/null", ""):
         return ""
+    if path.startswith(("/dev/tcp/", "/dev/udp/")):
+        return UNKNOWN
     return follower.state.files.get(resolve(path, follower.state.folder), LOCAL)
 
 
@@ -106,7 +110,9 @@ def _xargs(follower: Follower, words: list[str], stdin: str) -> str:
         long=("arg-file", "delimiter", "max-args", "max-procs", "max-chars", "max-lines", "replace"),
     )
     template = options.operands or ["echo"]
-    items = [UNKNOWN] if options.has("a", "arg-file") else stdin.replace("\\0", "\n").split()
+    if file := options.value("a", "arg-file"):
+        stdin = content(follower, file)
+    items = stdin.replace("\\0", "\n").split()
     mark = options.value("I", "replace", "i")
     if mark is None:
         return follower.run([*template, *items], "")
@@ -158,7 +164,8 @@ def _list(follower: Follower, words: list[str], stdin: str) -> str:
         return STAR + "\n"
     if "d" in options.values or any(STAR in operand for operand in operands):
         return "".join(operand + "\n" for operand in operands)
-    return UNKNOWN
+    # The names in one other folder: they are some names, to be joined to it or not.
+    return STAR + "\n" if len(operands) == 1 else UNKNOWN
 
 
 def _cat(follower: Follower, words: list[str], stdin: str) -> str:
@@ -169,6 +176,7 @@ def _cat(follower: Follower, words: list[str], stdin: str) -> str:
 def _tee(follower: Follower, words: list[str], stdin: str) -> str:
     for target in parse(words[1:]).operands:
         write(follower, target, stdin)
+        follower.schedule(target, stdin)
     return stdin
 
 
@@ -178,6 +186,9 @@ def _download(follower: Follower, words: list[str], stdin: str) -> str:
     target = options.value("o", "output") if words[0] == "curl" else options.value("O", "output-document")
     if target and target != "-":
         write(follower, target, UNKNOWN)
+    elif not target and (words[0] == "wget" or options.has("O", "remote-name", "remote-name-all")):
+        for address in options.operands:
+            write(follower, address.partition("?")[0].rstrip("/").rpartition("/")[2] or "index.html", UNKNOWN)
     return UNKNOWN
 
 
@@ -227,6 +238,73 @@ def _read(follower: Follower, words: list[str], stdin: str) -> str:
     return ""
 
 
+def _ansible(follower: Follower, words: list[str], stdin: str) -> str:
+    """Programs that run one command on many hosts."""
+    options = parse(
+        words[1:], short="mauiefltwHxCp", long=("module-name", "args", "user", "inventory", "hosts", "group")
+    )
+    if words[0] == "ansible":
+        code = "reboot" if options.value("m", "module-name") == "reboot" else options.value("a", "args") or ""
+    else:
+        code = " ".join(options.operands[2:] if words[0] == "salt" else options.operands)
+    if code:
+        follower.fed_code(code, stdin, words)
+    return UNKNOWN
+
+
+def _mapfile(follower: Follower, words: list[str], stdin: str) -> str:
+    names = parse(words[1:], short="dnOsuCc").operands or ["MAPFILE"]
+    follower.state.variables[names[0]] = tuple(stdin.splitlines()) or (UNKNOWN,)
+    return ""
+
+
+def _mkfifo(follower: Follower, words: list[str], stdin: str) -> str:
+    for path in parse(words[1:], short="mZ").operands:
+        write(follower, path, UNKNOWN)
+    return ""
+
+
+def _whoami(follower: Follower, words: list[str], stdin: str) -> str:
+    asks = words[0] != "id" or "n" in "".join(words[1:])
+    return (follower.state.user or UNKNOWN) + "\n" if asks else UNKNOWN
+
+
+def _connects(follower: Follower, words: list[str], stdin: str) -> str:
+    """`nc -e sh` and `socat EXEC:sh` give a shell to whoever is at the other end."""
+    options = parse(words[1:], short="ecpswqiXxgGoO", long=("exec", "sh-exec", "lua-exec"))
+    runs = any(word.upper().startswith(("EXEC:", "SYSTEM:", "SHELL:")) for word in words[1:])
+    if runs or (words[0] != "socat" and options.has("e", "c", "exec", "sh-exec", "lua-exec")):
+        follower.refuse(words, "remote-shell", "gives a shell to another host")
+    return UNKNOWN
+
+
+def _edits(follower: Follower, words: list[str], stdin: str) -> str:
+    """Editors run the shell for `:!`."""
+    for word in words[1:]:
+        if match := re.match(r"[+:\s]*(?:silent\s*)?!(.+)", word, re.DOTALL):
+            follower.fed_code(match[1], "", words)
+    return UNKNOWN
+
+
+_SED_REPLACE = re.compile(r"s(.)((?:(?!\1)[^\\*.\[^$&])*)\1((?:(?!\1)[^\\&])*)\1(g?)")
+
+
+def _sed(follower: Follower, words: list[str], stdin: str) -> str:
+    """The `e` command of GNU sed runs the shell; one plain replacement is computed."""
+    options = parse(words[1:], short="efl", long=("expression", "file"))
+    scripts = [
+        options.value("e", "expression") or "",
+        *([] if options.has("e", "expression") else options.operands[:1]),
+    ]
+    for script in scripts:
+        if match := re.match(r"(?:\d+|\$|/[^/]*/)?\s*e\s+(.+)", script):
+            follower.fed_code(match[1], "", words)
+    match = _SED_REPLACE.fullmatch("".join(scripts))
+    if not match or len(options.operands) > 1:
+        return UNKNOWN
+    return "".join(line.replace(match[2], match[3], -1 if match[4] else 1) for line in stdin.splitlines(keepends=True))
+
+
 def _printf_variable(follower: Follower, words: list[str], stdin: str) -> str:
     if words[1:2] == ["-v"] and len(words) > 3:
         follower.state.variables[words[2]] = (produce("printf", words[3:], stdin),)
@@ -247,9 +325,13 @@ def _crontab(follower: Follower, words: list[str], stdin: str) -> str:
     if options.operands:
         table = stdin if options.operands[0] == "-" else content(follower, options.operands[0])
         for line in table.splitlines():
-            if match := _CRON_LINE.match(line):
+            if match := CRON_LINE.match(line):
+                if dubious(match[1]) and is_known(match[1]):
+                    follower.report(
+                        Finding("startup", "schedule", "has cron run what anybody may have put there", tuple(words))
+                    )
                 follower.fed_code(match[1], "", words)
-    return UNKNOWN
+    return UNKNOWN + "\n"
 
 
 def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
@@ -260,6 +342,13 @@ def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
         follower.refuse(words, "undecodable-code", "runs code that cannot be known before")
         return UNKNOWN
     program = inspect(plain(code))
+    if words[0] in ("tclsh", "expect"):
+        # Tcl needs no quotes: `exec rm -rf /etc`.
+        program = replace(program, commands=tuple(re.findall(r"\b(?:exec|spawn|system)\s+([^\n;\]]+)", plain(code))))
+    if program.connects:
+        follower.refuse(words, "remote-shell", "gives a shell to another host")
+    if program.hidden:
+        follower.refuse(words, "undecodable-code", "runs code that cannot be known before")
     if program.forks:
         follower.report(Finding("forkbomb", "fork-loop", "starts itself again and again", tuple(words)))
     for command in program.commands:
@@ -268,7 +357,19 @@ def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
         follower.run(["rm", "-rf", *_expanded(follower, program.deleted)], "")
     for path in program.written:
         follower.run(["tee", path], "")
+    if re.search(r"\b(?:kill|killpg)\s*\(?\s*(?:-?1\b(?=\s*,)|-1|9,\s*-?1|['\"]?KILL['\"]?,\s*-1)\b", plain(code)):
+        follower.run(["kill", "--", "-1"], "")
+    column = _COLUMN.fullmatch(code.strip()) if language and language.first_operand else None
+    if column and not [word for word in words[2:] if word != code and not word.startswith("-")]:
+        return "".join(
+            (line.split() or [""])[int(column[1]) - 1 : int(column[1])][0] + "\n"
+            for line in stdin.splitlines()
+            if len(line.split()) >= int(column[1])
+        )
     return UNKNOWN
+
+
+_COLUMN = re.compile(r"\{\s*print\s*\$([1-9])\s*;?\s*\}")
 
 
 def _expanded(follower: Follower, paths: tuple[str, ...]) -> list[str]:
@@ -296,5 +397,23 @@ _HANDLERS: dict[str, Handler] = {
     "read": _read,
     "trap": _trap,
     "crontab": _crontab,
+    **dict.fromkeys(("ansible", "pdsh", "clush", "pssh", "parallel-ssh", "salt", "dsh"), _ansible),
+    "mapfile": _mapfile,
+    "readarray": _mapfile,
+    "mkfifo": _mkfifo,
+    "whoami": _whoami,
+    "id": _whoami,
+    "logname": _whoami,
+    "nc": _connects,
+    "ncat": _connects,
+    "netcat": _connects,
+    "nc.traditional": _connects,
+    "socat": _connects,
+    "vim": _edits,
+    "vi": _edits,
+    "ex": _edits,
+    "nvim": _edits,
+    "sed": _sed,
+    **dict.fromkeys(containers.PROGRAMS, containers.inside),
     "printf": _printf_variable,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import is_device
 from fleetshell_tools.fleet.guard.rules import DD, MKFS, Command, Finding, judges
+from fleetshell_tools.fleet.guard.symbols import MARKS
 
 _OVERWRITES = "overwrites a device"
 
@@ -24,19 +25,60 @@ def writes(command: Command) -> Finding | None:
     return None
 
 
-@judges("cp", "install", "mv", "pv", "shred", "badblocks", "scrub", "nwipe", "truncate")
+@judges("cp", "install", "mv", "pv", "shred", "badblocks", "scrub", "nwipe", "truncate", "wipe", "rsync")
 def copies_over(command: Command) -> Finding | None:
     """`cp x /dev/sda` and programs that write to the device that they are given."""
     options = parse(command.arguments, short="tSns" if command.name != "badblocks" else "bcdeopt")
     if options.has("help", "version"):
         return None
-    targets = options.operands[-1:] if command.name in ("cp", "install", "mv") else options.operands
+    targets = options.operands[-1:] if command.name in ("cp", "install", "mv", "rsync") else options.operands
     if command.name == "pv":
         targets = [options.values.get("o", "")]
     if command.name == "badblocks" and not options.has("w"):
         return None
     if any(is_device(target, command.folder) for target in targets):
         return Finding("device", "write-device", _OVERWRITES, command.argv, (DD,))
+    return None
+
+
+_IMAGERS = {
+    "ddrescue": 1,
+    "dd_rescue": 1,
+    "bmaptool": -1,
+    "partclone.restore": -1,
+    "partimage": 1,
+    "ntfsclone": -1,
+    "sg_format": -1,
+}
+
+
+@judges(*_IMAGERS)
+def restores_image(command: Command) -> Finding | None:
+    """Programs whose destination is a certain operand, or the value of an option."""
+    options = parse(command.arguments, short="sOob", long=("source", "output", "overwrite"))
+    named = [options.value(name) or "" for name in ("o", "O", "output", "overwrite")]
+    at = _IMAGERS[command.name]
+    targets = [*named, *(options.operands[at : at + 1] if at > 0 else options.operands[-1:])]
+    if any(target and is_device(target, command.folder) for target in targets):
+        return Finding("device", "write-device", _OVERWRITES, command.argv, (DD,))
+    return None
+
+
+@judges("socat")
+def connects(command: Command) -> Finding | None:
+    for address in command.arguments:
+        kind, _, rest = address.partition(":")
+        if kind.upper() in ("OPEN", "FILE", "GOPEN", "CREATE") and is_device(rest.partition(",")[0], command.folder):
+            source = command.arguments.index(address) == len(command.arguments) - 2 and {"-u"} & set(command.arguments)
+            return None if source else Finding("device", "write-device", _OVERWRITES, command.argv, (DD,))
+    return None
+
+
+@judges("flashrom", "flashcp", "flash_erase", "nandwrite", "mtd_debug", "fwupdtool", "afuefi")
+def flashes(command: Command) -> Finding | None:
+    writing = {"-w", "--write", "-E", "--erase", "erase", "write", "install-blob"} & set(command.arguments)
+    if writing or command.name in ("flashcp", "flash_erase", "nandwrite"):
+        return Finding("device", "write-firmware", "overwrites firmware", command.argv)
     return None
 
 
@@ -49,7 +91,8 @@ def formats(command: Command) -> Finding | None:
         return None
     if options.has("n", "no-act") and command.name in ("wipefs", "mke2fs"):
         return None
-    if any(is_device(operand, command.folder) for operand in options.operands):
+    # Where nothing is known of the operand, it is taken for a device: a file system is seldom made on anything else.
+    if any(is_device(operand, command.folder) or not operand.strip(MARKS) for operand in options.operands):
         return Finding("storage", "make-file-system", "destroys the file system on a device", command.argv, (MKFS,))
     return None
 
@@ -61,14 +104,40 @@ _DESTROYING: dict[str, tuple[frozenset[str], bool]] = {
     "parted": (frozenset(["mklabel", "mktable", "rm", "mkpart", "resizepart"]), True),
     "nvme": (frozenset(["format", "sanitize", "delete-ns"]), False),
     "hdparm": (frozenset(["--security-erase", "--security-erase-enhanced", "--trim-sector-ranges"]), True),
-    "cryptsetup": (frozenset(["luksFormat", "luksErase", "erase", "reencrypt"]), False),
+    "cryptsetup": (
+        frozenset(
+            ["luksFormat", "luksErase", "erase", "reencrypt", "luksRemoveKey", "luksKillSlot", "luksHeaderRestore"]
+        ),
+        False,
+    ),
     "pvcreate": (frozenset(), True),
     "pvremove": (frozenset(), True),
     "lvremove": (frozenset(), False),
+    "lvreduce": (frozenset(), False),
+    "lvconvert": (frozenset(["--merge", "--mergesnapshot"]), False),
     "vgremove": (frozenset(), False),
-    "zpool": (frozenset(["destroy", "labelclear"]), False),
-    "zfs": (frozenset(["destroy"]), False),
-    "mdadm": (frozenset(["--zero-superblock"]), False),
+    "vgreduce": (frozenset(), False),
+    "vgcreate": (frozenset(), True),
+    "zpool": (frozenset(["destroy", "labelclear", "create", "remove", "detach"]), False),
+    "zfs": (frozenset(["destroy", "rollback"]), False),
+    "btrfs": (frozenset(["delete", "del", "remove", "rescue"]), False),
+    "mdadm": (frozenset(["--zero-superblock", "--stop", "-S", "--create", "-C", "--fail", "-f"]), False),
+    "dmsetup": (frozenset(["remove", "remove_all", "wipe_table", "clear"]), False),
+    "xfs_repair": (frozenset(["-L"]), False),
+    "vdo": (frozenset(["remove"]), False),
+    "stratis": (frozenset(["destroy"]), False),
+    "ceph": (
+        frozenset(["purge", "destroy", "delete", "rm", "--yes-i-really-really-mean-it", "--yes-i-really-mean-it"]),
+        False,
+    ),
+    "rbd": (frozenset(["rm", "purge", "remove"]), False),
+    "rados": (frozenset(["rmpool", "purge"]), False),
+    "gluster": (frozenset(["delete", "stop", "reset-brick"]), False),
+    "drbdadm": (frozenset(["invalidate", "wipe-md", "create-md"]), False),
+    "iscsiadm": (frozenset(["--logout", "-u", "delete"]), False),
+    "storcli": (frozenset(["delete", "del", "init"]), False),
+    "megacli": (frozenset(["-CfgClr", "-CfgLdDel", "-LDInit"]), False),
+    "ssacli": (frozenset(["delete", "modify"]), False),
 }
 
 
@@ -82,6 +151,38 @@ def destroys(command: Command) -> Finding | None:
     if on_device and not any(is_device(argument, command.folder) for argument in command.arguments):
         return None
     return Finding("storage", "destroy-volume", "destroys a volume, pool or partition table", command.argv)
+
+
+_LISTING = frozenset(
+    [
+        "-l",
+        "--list",
+        "-d",
+        "--dump",
+        "-s",
+        "--show-size",
+        "-V",
+        "--verify",
+        "-v",
+        "--version",
+        "-h",
+        "--help",
+        "-x",
+        "-J",
+    ]
+)
+
+
+@judges("fdisk", "sfdisk", "gdisk", "cfdisk", "cgdisk", "parted", "fixparts")
+def partitions(command: Command) -> Finding | None:
+    """Programs that read what to do with a partition table from stdin."""
+    words = set(command.arguments)
+    if words & _LISTING or words & {"--no-act", "-n", "print", "--backup"}:
+        return None
+    zeroes = words & {"-z", "--zero", "--delete", "--wipe=always"}
+    if (command.stdin.strip() or zeroes) and any(is_device(word, command.folder) for word in words):
+        return Finding("storage", "destroy-volume", "destroys a volume, pool or partition table", command.argv)
+    return None
 
 
 @judges("umount")

@@ -1,6 +1,8 @@
-"""Judges of class filesystem and access: what deletes, moves, empties or opens up what a host needs."""
+"""Judges of class filesystem: what deletes, moves, empties, covers or replaces what a host needs."""
 
 from __future__ import annotations
+
+import re
 
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import (
@@ -8,10 +10,11 @@ from fleetshell_tools.fleet.guard.paths import (
     is_critical_file,
     is_critical_folder,
     is_startup_file,
-    is_system_folder,
+    resolve,
 )
 from fleetshell_tools.fleet.guard.rules import RM, Command, Finding, judges
 from fleetshell_tools.fleet.guard.search import Search
+from fleetshell_tools.fleet.guard.symbols import has_wildcard, is_known
 
 _HELP = ("help", "version")
 
@@ -21,9 +24,18 @@ def deletes(command: Command) -> Finding | None:
     options = parse(command.arguments, short="ns" if command.name == "shred" else "")
     if options.has(*_HELP) or command.name == "rmdir":
         return None
-    if any(is_critical(target, command.folder) for target in options.operands):
+    if any(is_critical(target, command.folder) or _is_kernel(target, command.folder) for target in options.operands):
         return Finding("filesystem", "delete-critical", "deletes what the host needs", command.argv, (RM,))
     return None
+
+
+_KERNEL = re.compile(r"/etc/ssh/ssh_host_.*|/boot/(?:vmlinuz|initr|System\.map|efi|grub).*|(?:/usr)?/lib/modules/.*")
+
+
+def _is_kernel(target: str, folder: str) -> bool:
+    """A kernel, or its modules, of a release that cannot be known: the running one perhaps; all of the host keys."""
+    path = resolve(target, folder)
+    return (not is_known(path) or has_wildcard(path)) and _KERNEL.fullmatch(path) is not None
 
 
 @judges("mv")
@@ -95,18 +107,54 @@ def finds(command: Command) -> Finding | None:
     return None
 
 
-@judges("chmod", "chown", "chgrp")
-def opens_up(command: Command) -> Finding | None:
-    options = parse(_without_modes(command.arguments), long=("reference", "from"))
-    if not options.has("R", "recursive"):
+_RESTORED = re.compile(r"/etc/(?:fstab|crypttab|nsswitch\.conf|ssh/sshd_config|default/grub)|/boot/grub/grub\.cfg")
+_NOTHING = re.compile(r"/dev/(?:null|zero|u?random)|.*(?:empty|blank).*")
+
+
+@judges("cp", "install")
+def replaces(command: Command) -> Finding | None:
+    """A copy over a critical file; configuration that is put back from a backup is daily work."""
+    options = parse(command.arguments, short="tSmog", long=("target-directory", "suffix", "mode", "owner", "group"))
+    if options.has(*_HELP, "t", "target-directory", "d", "directory") or len(options.operands) < 2:
         return None
-    if any(is_system_folder(target, command.folder) for target in options.operands):
-        return Finding(
-            "access", "permissions-critical", "changes the owner or mode of all that the host needs", command.argv
-        )
+    *sources, target = options.operands
+    path = resolve(target, command.folder)
+    backup = any(resolve(source, command.folder).startswith((path + ".", path + "-")) for source in sources)
+    nothing = any(_NOTHING.fullmatch(source) for source in sources)
+    if is_critical_file(target, command.folder) and (nothing or not (backup or _RESTORED.fullmatch(path))):
+        return None if path.endswith("authorized_keys") else _overwrites(command, [target])
     return None
 
 
-def _without_modes(arguments: tuple[str, ...]) -> list[str]:
-    """A mode such as `-rwx` looks like options; it names no path and is of no interest."""
-    return [argument for argument in arguments if not (argument[:1] == "-" and argument[1:2] in tuple("rwxst"))]
+@judges("tar", "bsdtar")
+def archives_away(command: Command) -> Finding | None:
+    """`tar --remove-files` deletes what it has packed; `--recursive-unlink` what stands where it unpacks."""
+    options = parse(command.arguments, short="fCTX", long=("directory", "file", "exclude"))
+    start = options.value("C", "directory") or "."
+    folder = resolve(start, command.folder)
+    removed = options.operands if options.has("remove-files") else [folder] if options.has("recursive-unlink") else []
+    if any(is_critical(target, folder) for target in removed):
+        return Finding("filesystem", "delete-critical", "deletes what the host needs", command.argv, (RM,))
+    return None
+
+
+@judges("mount")
+def covers(command: Command) -> Finding | None:
+    """An empty file system or another folder mounted over one that the host needs hides all that is in it."""
+    options = parse(command.arguments, short="toLUO", long=("types", "options", "label", "uuid"))
+    read_only = {"remount", "ro"} <= set((options.value("o", "options") or "").split(","))
+    if read_only and options.operands[-1:] == ["/"]:
+        return Finding("storage", "unmount-critical", "makes the root file system unwritable", command.argv)
+    hiding = options.value("t", "types") in ("tmpfs", "ramfs", "overlay") or options.has(
+        "bind", "rbind", "B", "R", "move", "M"
+    )
+    target = (options.operands or [""])[-1]
+    path = resolve(target, command.folder)
+    if (
+        len(options.operands) > 1
+        and hiding
+        and not path.startswith(("/run", "/mnt", "/var/lib", "/srv", "/opt", "/proc", "/dev", "/sys"))
+        and is_critical_folder(target, command.folder)
+    ):
+        return Finding("filesystem", "cover-critical", "hides what the host needs", command.argv)
+    return None

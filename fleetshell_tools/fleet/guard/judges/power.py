@@ -101,6 +101,38 @@ def triggers(command: Command) -> Finding | None:
     return None
 
 
+_BUS_VERBS = ("PowerOff", "Reboot", "Halt", "Suspend", "Hibernate", "HybridSleep", "KExec", "SetRebootParameter")
+
+
+@judges("busctl", "dbus-send", "gdbus", "qdbus")
+def asks_bus(command: Command) -> Finding | None:
+    verbs = {word.rpartition(".")[2] for word in command.arguments}
+    return _finding(command, _STOPS) if verbs & set(_BUS_VERBS) else None
+
+
+@judges(
+    "pm-suspend",
+    "pm-hibernate",
+    "pm-suspend-hybrid",
+    "s2ram",
+    "s2disk",
+    "zzz",
+    "ZZZ",
+    "systemd-halt",
+    "fasthalt",
+    "fastboot",
+    "uadmin",
+)
+def sleeps(command: Command) -> Finding | None:
+    return None if parse(command.arguments).has("help", "version") else _finding(command, _STOPS)
+
+
+@judges("rtcwake")
+def sleeps_for(command: Command) -> Finding | None:
+    mode = parse(command.arguments, short="mst", long=("mode", "seconds", "time")).value("m", "mode") or "standby"
+    return _finding(command, _STOPS) if mode not in ("no", "on", "show", "disable") else None
+
+
 @judges("kexec")
 def starts_kernel(command: Command) -> Finding | None:
     return _finding(command, _RESTARTS) if {"-e", "--exec", "-f", "--force"} & set(command.arguments) else None
