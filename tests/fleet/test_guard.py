@@ -107,7 +107,7 @@ def test_a_harmless_command_passes(command: str) -> None:
         ("find /mnt/nas -type f -delete", "massdelete"),
         ("userdel -r ubuntu", "access"),
         ("ufw default deny incoming && ufw enable", "access"),
-        ("cp app.service /etc/systemd/system/", "startup"),
+        ("cp /tmp/app.service /etc/systemd/system/", "startup"),
         ("sed -i s/a/b/ /etc/rc.local", "startup"),
         ("echo '* * * * * root /tmp/x' > /etc/cron.d/x", "startup"),
         ("echo '* * * * * root reboot' > /etc/cron.d/x", "power"),

@@ -19,7 +19,7 @@ from fleetshell_tools.fleet.guard.budget import MAX_VALUE, Budget, BudgetExceede
 from fleetshell_tools.fleet.guard.environment import refused_variable
 from fleetshell_tools.fleet.guard.evaluate import State
 from fleetshell_tools.fleet.guard.follow import Follower
-from fleetshell_tools.fleet.guard.judges.access import keeps_ssh_open
+from fleetshell_tools.fleet.guard.judges.firewall import keeps_ssh_open
 from fleetshell_tools.fleet.guard.lexer import Word, lex
 from fleetshell_tools.fleet.guard.paths import resolve
 from fleetshell_tools.fleet.guard.rules import CLASSES, DEFAULT_ENTRIES, Finding

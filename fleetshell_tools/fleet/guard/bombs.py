@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fleetshell_tools.fleet.guard.parser import Block, Command, Pipeline, Simple, While
+from fleetshell_tools.fleet.guard.lexer import Arithmetic
+from fleetshell_tools.fleet.guard.parser import Block, Command, Loop, Pipeline, Simple, While
 
 _WAITING = ("wait", "sleep", "read", "usleep", "inotifywait", "nc")
 
@@ -26,6 +27,16 @@ def bombs(loop: While) -> bool:
     condition = loop.body.commands[0] if loop.body.commands else None
     if not isinstance(condition, Simple) or not condition.words or condition.words[0].plain not in ("true", ":"):
         return False
-    body = loop.body.commands[1:]
+    return _starts(loop.body.commands[1:])
+
+
+def endless_loop(loop: Loop) -> bool:
+    """`for ((;;))`"""
+    parts = [part for word in loop.words or () for part in word.parts]
+    conditions = [part.inside.plain or "" for part in parts if isinstance(part, Arithmetic)]
+    return any("".join(text.split()) == ";;" for text in conditions) and _starts(loop.body.commands)
+
+
+def _starts(body: list[Command]) -> bool:
     waits = any(isinstance(node, Simple) and node.words and node.words[0].plain in _WAITING for node in body)
     return not waits and any(isinstance(node, Pipeline) and node.background for node in body)

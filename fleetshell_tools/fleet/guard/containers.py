@@ -39,6 +39,8 @@ def command_in(words: Sequence[str]) -> list[str]:
     if rest[:1] in (["compose"], ["container"]):
         rest = _after_options(rest[1:])
     verb = rest[0] if rest else ""
+    if words[0] == "machinectl" and verb == "shell":
+        return rest[2:]
     if verb not in ("exec", "run"):
         return []
     if words[0] in ("kubectl", "oc", "lxc", "incus") and "--" in rest:

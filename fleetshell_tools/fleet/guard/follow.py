@@ -9,8 +9,8 @@ import posixpath
 import re
 from collections.abc import Callable, Sequence
 
-from fleetshell_tools.fleet.guard import programs
-from fleetshell_tools.fleet.guard.bombs import bombs, endless_input
+from fleetshell_tools.fleet.guard import commands_inside, programs, suspicion
+from fleetshell_tools.fleet.guard.bombs import bombs, endless_input, endless_loop
 from fleetshell_tools.fleet.guard.budget import Budget
 from fleetshell_tools.fleet.guard.environment import RUN_BY_OTHERS, dubious_assignment
 from fleetshell_tools.fleet.guard.evaluate import Evaluator, State
@@ -29,19 +29,19 @@ from fleetshell_tools.fleet.guard.parser import (
     as_assignment,
     parse,
 )
-from fleetshell_tools.fleet.guard.paths import is_critical, is_device, is_startup_file, resolve
+from fleetshell_tools.fleet.guard.paths import is_startup_file, resolve
 from fleetshell_tools.fleet.guard.producers import produce
 from fleetshell_tools.fleet.guard.rules import Command as Resolved
 from fleetshell_tools.fleet.guard.rules import Finding, judge, judged_names
-from fleetshell_tools.fleet.guard.symbols import UNKNOWN, empty_unset, has_wildcard, is_known, plain, shown
+from fleetshell_tools.fleet.guard.symbols import BRACKET, UNKNOWN, empty_unset, has_wildcard, is_known, plain, shown
 from fleetshell_tools.fleet.guard.wrappers import unwrap
 
 _DECLARING = frozenset(["export", "declare", "typeset", "local", "readonly"])
-_ENDLESS = ("yes", "cat", "tr", "base64")
 _ASSIGNING = ("env", "sudo", "systemd-run")
 _SERVICE_SCRIPTS = ("/etc/init.d/", "/etc/rc.d/")
 _LOST_IN_CONTAINERS = frozenset(["filesystem", "massdelete", "database", "device", "storage", "forkbomb", "container"])
 _MANY_NUMBERS = 16
+_INDEX = re.compile(rf"\A[\[{BRACKET}][^\]]*\]=")
 _MOST_ALIKE = 6
 
 
@@ -140,6 +140,8 @@ class Follower:
             rounds = stdin.splitlines(keepends=True) or [""]
             printed = "".join([self._block(node.body, line) for line in rounds])
         else:
+            if endless_loop(node):
+                self.report(Finding("forkbomb", "fork-loop", "starts processes without end", ("for", "((;;))")))
             printed = self._loop(node, stdin)
         return self._output(node.redirections, self.budget.value(printed))
 
@@ -216,20 +218,11 @@ class Follower:
         return True
 
     def _check_lines(self, argv: list[str], redirections: list[Redirection]) -> None:
-        """Refuse a shell whose input and output are a network connection, and what fills a disk without end."""
-        name = posixpath.basename(argv[0]) if argv else ""
-        if name not in programs.SHELLS and name not in _ENDLESS:
-            return
         outputs = [redirection for redirection in redirections if not redirection.operator.startswith("<<")]
-        targets = [shown(self._evaluator().text(redirection.target)) for redirection in outputs]
-        if name in programs.SHELLS and any(target.startswith(("/dev/tcp/", "/dev/udp/")) for target in targets):
-            self.refuse([*argv, *targets], "remote-shell", "gives a shell to another host")
-        endless = name == "yes" or (
-            name in ("cat", "tr", "base64") and {"/dev/zero", "/dev/urandom"} & {*argv, *targets}
-        )
-        kept = [target for target in targets if target.startswith("/") and not target.startswith("/dev/")]
-        if endless and kept:
-            self._report(Finding("filesystem", "fill-disk", "fills the file system", (*argv, ">", *kept)))
+        if outputs and argv:
+            targets = [shown(self._evaluator().text(redirection.target)) for redirection in outputs]
+            if finding := suspicion.joined(argv, targets, programs.SHELLS):
+                self._report(finding)
 
     def _open(self, redirections: list[Redirection], stdin: str) -> str:
         """`exec 3> FILE`: what later commands read from and write to the descriptor is that of the file."""
@@ -260,7 +253,10 @@ class Follower:
         if assignment.values is None:
             values: tuple[str, ...] = (evaluator.text(assignment.value),)
         else:
-            values = tuple(field for word in assignment.values for field in evaluator.fields(word))
+            # An element may carry its index: `a=([0]=x)`.
+            values = tuple(
+                _INDEX.sub("", field, count=1) for word in assignment.values for field in evaluator.fields(word)
+            )
         name = self.state.named(assignment.name)
         before = self.state.variables.get(name, ()) if assignment.append else ()
         if before and assignment.values is None:
@@ -280,10 +276,12 @@ class Follower:
     def _input(self, redirections: list[Redirection], stdin: str) -> str:
         """What stdin becomes; the targets of output are evaluated and judged by `_output`."""
         for redirection in redirections:
-            if redirection.operator in ("<<", "<<-"):
-                stdin = self._evaluator().text(redirection.target)
-            elif redirection.operator == "<<<":
-                stdin = self._evaluator().text(redirection.target) + "\n"
+            if redirection.operator in ("<<", "<<-", "<<<"):
+                text = self._evaluator().text(redirection.target) + "\n" * (redirection.operator == "<<<")
+                if redirection.descriptor in ("", "0"):
+                    stdin = text
+                else:
+                    self.state.files[f"/dev/fd/{redirection.descriptor}"] = text
             elif redirection.operator == "<":
                 target = self._evaluator().text(redirection.target)
                 self.inspect([redirection.operator, target])
@@ -355,7 +353,7 @@ class Follower:
     def _known(self, words: list[str], path: str, stdin: str) -> str:
         """Follow a program, be it one that this command itself has written."""
         if path in self.state.files:
-            return self.fed_code(self.state.files[path], stdin, words)
+            return programs.script(self, self.state.files[path], stdin, words)
         words[0] = posixpath.basename(words[0])
         if path.startswith(_SERVICE_SCRIPTS):
             words.insert(0, "service")
@@ -393,6 +391,7 @@ class Follower:
         for word in words[1:] if words[0] in _ASSIGNING else ():
             if match := re.match(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL):
                 self.check_assignment(match[1], match[2])
+        commands_inside.follow_options(self, words)
         inner = unwrap(words)
         if inner is None:
             handler = programs.handler(words[0])
@@ -435,15 +434,5 @@ class Follower:
             self.state.positional = outer
 
     def _unresolved(self, words: Sequence[str]) -> None:
-        """A program that cannot be known is refused where its arguments look like those of a destructive one."""
-        arguments = [empty_unset(word) for word in words[1:]]
-        folder = self.state.folder
-        recursive = any(
-            word.startswith("-") and not word.startswith("--") and set(word) & set("rRf") for word in arguments
-        )
-        if recursive and any(is_critical(word, folder) for word in arguments if word and not word.startswith("-")):
-            self.refuse(words, "unresolved-command", "may delete what the host needs")
-        elif any(word.startswith("of=") and is_device(word[3:], folder) for word in arguments):
-            self.refuse(words, "unresolved-command", "may overwrite a device")
-        elif self.fed and words[0] == UNKNOWN:
-            self.refuse(words, "undecodable-code", "runs code that cannot be known before")
+        if refused := suspicion.unresolved(words, self.state.folder, self.fed):
+            self.refuse(words, *refused)

@@ -18,14 +18,16 @@ from fleetshell_tools.fleet.guard.symbols import from_outside
 _RUNS = frozenset(
     "system popen popen2 popen3 exec execl execle execlp execv execve execvp execSync execFile execFileSync spawn spawnl "
     "spawnlp spawnv spawnvp spawnSync subprocess call check_call check_output run Popen getoutput getstatusoutput "
-    "shell_exec passthru proc_open pcntl_exec qx capture2 capture3 capture2e os_execute execute open getline".split()
+    "shell_exec passthru proc_open pcntl_exec qx capture2 capture3 capture2e os_execute execute open getline Command "
+    "create_subprocess_shell create_subprocess_exec posix_spawn posix_spawnp".split()
 )
 _DELETES = frozenset(
     "rmtree remove unlink rmdir removedirs rm_rf rm_r rm remove_dir remove_entry remove_tree rmSync rmdirSync unlinkSync "
-    "removeSync delete delete_all rmtree_safe unlink_recursive rename".split()
+    "removeSync delete delete_all rmtree_safe unlink_recursive rename renameSync move moveSync mv emptyDirSync".split()
 )
 _WRITES = frozenset(
-    ["open", "write_text", "write_bytes", "writeFileSync", "writeFile", "file_put_contents", "fopen", "sysopen"]
+    "open write_text write_bytes writeFileSync writeFile writeTextFileSync writeTextFile file_put_contents fopen sysopen "
+    "truncateSync binwrite".split()
 )
 _DECODES = frozenset(
     "b64decode decodebytes base64 urlsafe_b64decode decode64 decode_base64 base64_decode atob unhexlify fromhex pack unpack decompress "
@@ -46,7 +48,7 @@ _MODE = re.compile(r"[rbt]*[wax][btwx+]*|r[bt]?\+[bt]?|\+?>{1,2}(?::\w+)?.*|\+<"
 _LOOPS = frozenset(["while", "until", "for", "loop"])
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`)"""
-    r"""|<(?P<glob>/[^>\s]*)>|\b(?P<quote>q[qx]?)\s?(?P<quoted>\([^)]*\)?|\{[^}]*\}?|\[[^]]*\]?)"""
+    r"""|<(?P<glob>/[^>\s]*)>|(?P<quote>\bq[qx]?|%x)\s?(?P<quoted>\([^)]*\)?|\{[^}]*\}?|\[[^]]*\]?)"""
     r"""|(?P<word>[A-Za-z_]\w*)|(?P<other>[;()])""",
     re.DOTALL,
 )
@@ -73,6 +75,7 @@ INTERPRETERS: dict[str, Interpreter] = {
     "osascript": Interpreter("e", "e"),
     "Rscript": Interpreter("e", "e"),
     "groovy": Interpreter("e", "e"),
+    "emacs": Interpreter("", ""),
     "awk": Interpreter("", "vFfime", first_operand=True),
 }
 _ALIASES = {
@@ -88,18 +91,20 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Program:
-    """What was found in code: lines to follow as shell code, paths that it deletes or writes.
+    """What was found in code: lines to follow as shell code, paths that it deletes or writes, modes that it sets.
 
     `forks` says that it forks in a loop, `hidden` that it runs code which it first decodes or fetches and which cannot be known,
-    `connects` that it joins a shell to a network connection.
+    `connects` that it joins a shell to a network connection, `restarts` that it asks the kernel to restart.
     """
 
     commands: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
+    modes: tuple[tuple[str, str], ...] = ()
     forks: bool = False
     hidden: bool = False
     connects: bool = False
+    restarts: bool = False
 
 
 def interpreter_of(name: str) -> Interpreter | None:
@@ -108,33 +113,95 @@ def interpreter_of(name: str) -> Interpreter | None:
     return INTERPRETERS.get(_ALIASES.get(base, base))
 
 
-def code_of(interpreter: Interpreter, arguments: Sequence[str], stdin: str) -> str:
-    """The code on an interpreter's command line, or on its stdin where it would read that."""
-    options = parse(arguments, short=interpreter.short, long=("eval", "print"), to_operand=True)
+def code_of(interpreter: Interpreter, arguments: Sequence[str], stdin: str) -> tuple[str, tuple[str, ...]]:
+    """The code on an interpreter's command line, or on its stdin where it would read that; and the code's own arguments."""
+    options = parse(arguments, short=interpreter.short, long=("eval", "print", "execute"), to_operand=True)
+    operands = options.operands
     if interpreter.first_operand:
-        return "" if options.has("f", "file") else "".join(options.operands[:1])
-    given = [value for name in (*interpreter.code, "eval", "print") if (value := options.value(name))]
+        return ("" if options.has("f", "file") else "".join(operands[:1])), ()
+    if operands[:1] in (["eval"], ["-eval"]):
+        return "\n".join(operands[1:]), ()
+    given = [value for name in (*interpreter.code, "eval", "print", "execute") if (value := options.value(name))]
     if given:
-        return "\n".join(given)
-    return stdin if options.operands[:1] in ([], ["-"]) and "m" not in options.values else ""
+        return "\n".join(given), tuple(operands)
+    return (stdin if operands[:1] in ([], ["-"]) and "m" not in options.values else ""), tuple(operands[1:])
 
 
-def inspect(code: str, depth: int = 0) -> Program:
-    """Find what code would run, delete and write; linear in its length."""
-    words: set[str] = set()
-    groups: list[list[str]] = [[]]
-    backquoted: list[str] = []
-    for match in _TOKEN.finditer(code):
-        literal = match["string"] or match["quoted"] or (f"<{match['glob']}>" if match["glob"] else "")
-        if literal:
-            text = unescape_ansi(literal[1:-1])
-            groups[-1].append(text)
-            if literal[0] == "`" or match["quote"] == "qx":
-                backquoted.append(text)
-        else:
-            words.add(match["word"] or "")
-            groups.append([])
+def file_of(interpreter: Interpreter, arguments: Sequence[str]) -> str:
+    """The script that an interpreter would run; empty where it is given code otherwise."""
+    options = parse(arguments, short=interpreter.short, long=("eval", "print", "execute"), to_operand=True)
+    named = options.value("f", "file") if interpreter.first_operand else "".join(options.operands[:1])
+    given = any(name in options.values for name in (*interpreter.code, "eval", "m")) and not interpreter.first_operand
+    return "" if given else named or ""
+
+
+_ASSIGNED = re.compile(
+    r"""[$@]?\b([A-Za-z_]\w{0,30})\s{0,3}=\s{0,3}("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(?!\s*[.+\w])"""
+)
+_INSERTED = re.compile(r"[$#]?\{\s?(\w{1,31})\s?\}|\$(\w{1,31})")
+_JOINING = re.compile(r"\s*(?:\+|\.\.?)?\s*")
+
+
+class _Reader:
+    """Collects the words and literals of code; literals that the code joins are joined."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        self.words: set[str] = set()
+        self.groups: list[list[str]] = [[]]
+        self.backquoted: list[str] = []
+        self.variables = {name: unescape_ansi(value[1:-1]) for name, value in _ASSIGNED.findall(code)}
+        self._end = -1
+        for match in _TOKEN.finditer(code):
+            literal = match["string"] or match["quoted"] or (f"<{match['glob']}>" if match["glob"] else "")
+            if literal:
+                self._literal(match, self._filled(unescape_ansi(literal[1:-1])))
+                if literal[0] == "`" or match["quote"] in ("qx", "%x"):
+                    self.backquoted.append(self.groups[-1][-1])
+            else:
+                self._word(match)
+
+    def _filled(self, text: str) -> str:
+        """A literal with the variables in it replaced: `f"{x}"`, `"$x"`, `"#{x}"`."""
+        if not self.variables:
+            return text
+        return _INSERTED.sub(lambda match: self.variables.get(match[1] or match[2], match[0])[:200], text)
+
+    def _literal(self, match: re.Match[str], text: str) -> None:
+        joins = self._end >= 0 and _JOINING.fullmatch(self.code, self._end, match.start())
+        if joins and self.groups[-1]:
+            text = (self.groups[-1][-1] + text)[-_LONGEST:]
+        self.groups[-1].append(text)
+        self._end = match.end()
+
+    def _word(self, match: re.Match[str]) -> None:
+        word = match["word"] or ""
+        between = self.code[self._end : match.start()].rstrip("$") if self._end >= 0 else ""
+        if word in self.variables and self.groups[-1] and between.strip() in ("+", ".", ".."):
+            self.groups[-1].append((self.groups[-1][-1] + self.variables[word])[-_LONGEST:])
+            self._end = match.end()
+            return
+        self.words.add(word)
+        self.groups.append([self.variables[word]] if word in self.variables else [])
+        self._end = match.end() if word in self.variables else -1
+
+
+_LONGEST = 2000
+
+
+def inspect(code: str, depth: int = 0, arguments: Sequence[str] = ()) -> Program:
+    """Find what code would run, delete and write; linear in its length.
+
+    Args:
+        code: Of any language.
+        depth: How many layers of encoding it came out of.
+        arguments: What the code is given on its command line.
+    """
+    reader = _Reader(code)
+    words, groups = reader.words, reader.groups
     strings = [text for group in groups for text in group]
+    if words & _ARGUMENTS:
+        strings += arguments
     # The words of an argument list stand next to each other: ["rm", "-rf", "/"].
     lists = [" ".join(group) for group in groups if len(group) > 1]
     paths = tuple(text for text in strings if text.startswith(("/", "~")))
@@ -142,18 +209,58 @@ def inspect(code: str, depth: int = 0) -> Program:
     words |= {text for text in strings if text in _RUNS | _DELETES}
     shells = any(_SHELL.match(text) for text in strings)
     opens = words & _WRITES - {"open", "fopen"} or any(_MODE.fullmatch(text) for text in strings)
-    return _decoded(
-        Program(
-            commands=(*strings, *lists) if words & _RUNS else tuple(backquoted),
-            deleted=paths if words & _DELETES else (),
-            written=paths if words & _WRITES and opens else (),
-            forks="fork" in words and bool(words & _LOOPS),
-            hidden=bool(words & _EVALUATES and words & _FETCHES),
-            connects=shells and bool(words & _SOCKETS),
-        ),
-        words,
-        strings,
-        depth,
+    writes = (words & _WRITES and opens) or (words & {"write", "truncate"} and words & {"File", "IO"})
+    piped = _PIPED.search(code) is not None
+    program = Program(
+        commands=(*strings, *lists) if words & _RUNS or piped else tuple(reader.backquoted),
+        deleted=paths if words & _DELETES else (),
+        written=paths if writes else tuple(_REDIRECTED.findall(code)),
+        modes=tuple((_octal(code), path) for path in paths) if words & {"chmod", "chmodSync", "lchmod"} else (),
+        forks=_forks(code, words, strings),
+        hidden=bool(words & _EVALUATES and words & _FETCHES),
+        connects=shells and bool(words & _SOCKETS),
+        restarts="reboot" in words and bool(words & {"CDLL", "syscall", "ctypes", "ffi", "dlopen"}),
+    )
+    if words & _EVALUATES and depth < _DEEPEST:
+        for text in strings:
+            program = _both(program, inspect(text, depth + 1)) if len(text) > 5 else program
+    return _decoded(program, words, strings, depth)
+
+
+_ARGUMENTS = frozenset("argv ARGV process args".split())
+_PIPED = re.compile(r"\|\s?&?\s?[\"'](?:/usr)?(?:/bin/)?(?:ba|da|z|k)?sh[\"' ]")
+_REDIRECTED = re.compile(r">\s?[\"'](/[^\"'\s]+)[\"']")
+_ENDLESSLY = re.compile(
+    r"\bwhile\s?\(?\s?(?:1|true|True|!0|:)\b|\bfor\s?\(\s?;\s?;\s?\)|\bloop\b|\buntil\s+false\b|iter\s?\(\s?int"
+)
+_WAITS = frozenset("sleep wait waitpid delay setTimeout input select join".split())
+
+
+def _forks(code: str, words: set[str], strings: Sequence[str]) -> bool:
+    """Does code start processes in a loop and wait for none?"""
+    if words & {"fork", "pcntl_fork", "vfork"} and words & _LOOPS:
+        return True
+    starts = words & {"spawn", "Popen", "posix_spawn"} or (
+        words & _RUNS and any(text.endswith("&") for text in strings)
+    )
+    return bool(starts and not words & _WAITS and _ENDLESSLY.search(code))
+
+
+def _octal(code: str) -> str:
+    match = re.search(r"\b0?o?([0-7]{3,4})\b", code)
+    return match[1] if match else "777"
+
+
+def _both(one: Program, other: Program) -> Program:
+    return Program(
+        commands=one.commands + other.commands,
+        deleted=one.deleted + other.deleted,
+        written=one.written + other.written,
+        modes=one.modes + other.modes,
+        forks=one.forks or other.forks,
+        hidden=one.hidden or other.hidden,
+        connects=one.connects or other.connects,
+        restarts=one.restarts or other.restarts,
     )
 
 
@@ -164,19 +271,11 @@ def _decoded(program: Program, words: set[str], strings: Sequence[str], depth: i
     inner = [code for text in strings if depth < _DEEPEST and (code := _plain_code(text))]
     if not inner:
         return replace(program, hidden=program.hidden or bool(words & _EVALUATES))
-    found = [inspect(code, depth + 1) for code in inner]
-    return Program(
-        commands=(
-            *program.commands,
-            *(code for code in inner if words & _RUNS),
-            *(line for one in found for line in one.commands),
-        ),
-        deleted=(*program.deleted, *(path for one in found for path in one.deleted)),
-        written=(*program.written, *(path for one in found for path in one.written)),
-        forks=program.forks or any(one.forks for one in found),
-        hidden=program.hidden or any(one.hidden for one in found),
-        connects=program.connects or any(one.connects for one in found),
-    )
+    if words & _RUNS:
+        program = replace(program, commands=(*program.commands, *inner))
+    for code in inner:
+        program = _both(program, inspect(code, depth + 1))
+    return program
 
 
 def _plain_code(text: str) -> str:

@@ -26,7 +26,7 @@ boot/efi boot/grub boot/grub2 boot/loader lib/modules lib/systemd lib/x86_64-lin
 etc/ssh etc/systemd etc/pam.d etc/network etc/netplan etc/init.d etc/sudoers.d etc/security etc/default etc/apt
 usr/bin usr/sbin usr/lib usr/lib32 usr/lib64 usr/libexec usr/local usr/share usr/include
 var/lib var/log var/spool var/mail var/www var/backups usr/lib/systemd usr/lib/modules usr/lib/x86_64-linux-gnu
-usr/local/bin usr/local/lib usr/local/sbin var/lib/dpkg var/lib/rpm var/lib/systemd var/spool/cron
+run/systemd usr/lib/aarch64-linux-gnu lib/aarch64-linux-gnu usr/local/bin usr/local/lib usr/local/sbin var/lib/dpkg var/lib/rpm var/lib/systemd var/spool/cron
 """
 _DATA = """
 home/* home/*/.ssh var/lib/mysql var/lib/postgresql var/lib/docker var/lib/mongodb var/lib/containerd var/lib/etcd
@@ -35,7 +35,9 @@ var/lib/kubelet var/lib/libvirt
 _FILES = """
 etc/passwd etc/shadow etc/group etc/gshadow etc/sudoers etc/fstab etc/crypttab etc/inittab etc/nsswitch.conf
 etc/ld.so.cache etc/machine-id etc/default/grub etc/ssh/sshd_config boot/grub/grub.cfg
-lib64/ld-linux* lib/ld-linux* usr/lib64/ld-linux* lib/systemd/systemd usr/lib/systemd/systemd sbin/init usr/sbin/init
+lib64/ld-linux* lib/ld-linux* usr/lib64/ld-linux* usr/lib/ld-linux* lib/x86_64-linux-gnu/ld-linux* usr/lib/x86_64-linux-gnu/ld-linux*
+lib/aarch64-linux-gnu/libc.so* usr/lib/aarch64-linux-gnu/libc.so* usr/lib/aarch64-linux-gnu/ld-linux* lib64/libc.so* usr/lib64/libc.so* lib/ld-musl*
+boot/vmlinuz boot/initrd.img usr/bin/mount usr/bin/login usr/bin/su usr/bin/ls bin/cp bin/mv bin/cat usr/bin/cat usr/bin/rm lib/systemd/systemd usr/lib/systemd/systemd sbin/init usr/sbin/init
 bin/sh bin/bash bin/dash bin/ls bin/mount bin/login bin/su usr/bin/sh usr/bin/bash usr/bin/dash usr/bin/env usr/bin/sudo
 usr/bin/systemctl bin/systemctl usr/sbin/sshd lib/x86_64-linux-gnu/libc.so* usr/lib/x86_64-linux-gnu/libc.so*
 root/.ssh/authorized_keys home/*/.ssh/authorized_keys var/lib/dpkg/status var/lib/rpm/rpmdb.sqlite var/lib/rpm/Packages
@@ -73,12 +75,17 @@ _STARTUP = re.compile(
 _NO_DISK = re.compile(
     r"/dev/(?:null|zero|full|u?random|hwrng|tty.*|pts/.*|ptmx|std(?:in|out|err)|fd/.*|shm/.*|mqueue/.*|hugepages/.*|tcp/.*|udp/.*"
     r"|log|kmsg|console|net/.*|input/.*|uinput|snd/.*|dri/.*|fuse|kvm|rtc.*|mapper/control|loop.*|ram\d+|zram\d+|lp\d+|usb/.*|fb\d+"
-    r"|video.*|vhost.*|tpm.*|nvidia.*|i2c.*|gpiochip.*|initctl|cpu_dma_latency)"
+    r"|n?st\d+[alm]?|nst\d+|nrst\d+|video.*|vhost.*|tpm.*|nvidia.*|i2c.*|gpiochip.*|initctl|cpu_dma_latency)"
 )
 """What in /dev holds no data; everything else there is taken for a disk, whatever a volume group or a vendor calls it."""
 
 _DATA_ROOTS = frozenset(
     "srv mnt media data backup backups export exports storage volumes volume nfs share shares archive pool tank shared".split()
+)
+_HOLDING = _DATA_ROOTS | {"opt", "var"}
+_KEPT = _DATA_ROOTS | frozenset(
+    "db database databases mysql postgres postgresql pgdata mongo mongodb uploads prod production git repos mail vmail www home "
+    "customers clients users".split()
 )
 _MOUNTS = frozenset(["mnt", "media"])
 _DATA_BELOW = frozenset(["var/www", "var/lib", "var/backups", "var/spool", "var/mail", "run/media", "var/opt"])
@@ -165,7 +172,8 @@ def is_data_tree(target: str, folder: str) -> bool:
     if len(parts) == 1:
         return everything or "." not in parts[0]
     if len(parts) == 2:
-        return parts[0] in _MOUNTS or (everything and parts[0] in _DATA_ROOTS)
+        kept = parts[0] in _HOLDING and parts[1] in _KEPT
+        return kept or parts[0] in _MOUNTS or (everything and parts[0] in _DATA_ROOTS)
     return len(parts) == 3 and everything and "/".join(parts[:2]) in _DATA_BELOW
 
 

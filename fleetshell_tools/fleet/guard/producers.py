@@ -39,6 +39,9 @@ def _zero_octal(text: str) -> str:
     return re.sub(r"\\0([0-7]{1,3})", r"\\\1", text)
 
 
+_NUL = re.compile(r"\\(?:x00|000|0(?![0-7]))")
+
+
 def _printf(arguments: Sequence[str], stdin: str) -> str:
     words = list(arguments)
     if words[:1] == ["-v"]:
@@ -47,7 +50,8 @@ def _printf(arguments: Sequence[str], stdin: str) -> str:
         del words[0]
     if not words:
         return ""
-    template, values = unescape_ansi(words[0]), words[1:]
+    # Items that end in NUL are for `xargs -0`, which takes lines as well here.
+    template, values = unescape_ansi(_NUL.sub("\n", words[0])), words[1:]
     found = []
 
     def fill(match: re.Match[str]) -> str:
@@ -180,12 +184,16 @@ def _pgrep(arguments: Sequence[str], stdin: str) -> str:
     """The number of the first process stands for all, where the pattern takes all."""
     options = parse(arguments, short="ugtPsUGd")
     patterns = options.operands
-    everything = patterns and (options.has("v") or not plain(patterns[0]).strip(".*^$"))
+    named = plain(patterns[0]).strip(".*^$") if patterns else ""
+    user = options.value("u", "U", "euid", "uid")
+    everything = (
+        (options.has("v") if named else bool(patterns)) or named == "sshd" or (not patterns and user in ("root", "0"))
+    )
     return "1\n" if everything else UNKNOWN
 
 
 def _pidof(arguments: Sequence[str], stdin: str) -> str:
-    return "1\n" if {"systemd", "init", "/sbin/init"} & set(arguments) else UNKNOWN
+    return "1\n" if {"systemd", "init", "/sbin/init", "sshd", "dbus-daemon"} & set(arguments) else UNKNOWN
 
 
 def _redis(arguments: Sequence[str], stdin: str) -> str:
@@ -200,8 +208,21 @@ def _redis(arguments: Sequence[str], stdin: str) -> str:
 def _docker(arguments: Sequence[str], stdin: str) -> str:
     """`docker ps -q` without a filter names every container."""
     options = parse(arguments, short="fn", long=("filter", "format", "last"))
-    listing = options.operands in (["ps"], ["container", "ls"], ["images"], ["volume", "ls"])
+    words = options.operands
+    listing = words in (["ps"], ["images"]) or words[-1:] in (["ls"], ["list"])
     return STAR + "\n" if listing and options.has("q", "quiet") and not options.has("f", "filter") else UNKNOWN
+
+
+def _kubectl(arguments: Sequence[str], stdin: str) -> str:
+    """`kubectl get KIND -o name` names every object of a kind; what `completion` prints is made to be evaluated."""
+    options = parse(arguments, short="onlL", long=("output", "namespace", "selector", "field-selector"))
+    kinds = options.operands[1:] if options.operands[:1] == ["get"] else []
+    narrow = len(kinds) != 1 or "/" in kinds[0] or options.has("l", "selector", "field-selector")
+    return "" if narrow else STAR + "\n"
+
+
+def _type(arguments: Sequence[str], stdin: str) -> str:
+    return _which(arguments, "") if {"-P", "-p", "-fP", "-fp"} & set(arguments) else UNKNOWN
 
 
 def _mktemp(arguments: Sequence[str], stdin: str) -> str:
@@ -237,8 +258,12 @@ def _grep(arguments: Sequence[str], stdin: str) -> str:
     """`grep -v` leaves nearly all; what another pattern leaves is not known."""
     options = parse(arguments, short="efmABC")
     if not options.has("v", "invert-match") or len(options.operands) > 1:
-        return UNKNOWN
+        digits = stdin == "1\n" and any(_DIGITS.fullmatch(plain(word)) for word in options.operands[:1])
+        return stdin if digits else UNKNOWN
     return stdin if STAR in stdin or stdin.startswith("1 1 1") or stdin == "1\n" else UNKNOWN
+
+
+_DIGITS = re.compile(r"\^?(?:\[0-9\]|\[\[:digit:\]\]|\\d)[+*]?\$?")
 
 
 def _uname(arguments: Sequence[str], stdin: str) -> str:
@@ -272,8 +297,9 @@ PRODUCERS: dict[str, Producer] = {
     "pgrep": _pgrep,
     "pidof": _pidof,
     "mktemp": _mktemp,
-    "docker": _docker,
-    "podman": _docker,
+    **dict.fromkeys(("docker", "podman", "nerdctl", "crictl", "ctr", "lxc", "incus", "helm"), _docker),
+    "kubectl": _kubectl,
+    "type": _type,
     "seq": _seq,
     "realpath": _same_path,
     "readlink": _same_path,
@@ -306,8 +332,6 @@ PRODUCERS: dict[str, Producer] = {
     "pyenv": _silent,
     "rbenv": _silent,
     "starship": _silent,
-    "kubectl": _silent,
-    "helm": _silent,
     "resize": _silent,
     "locale": _silent,
     "lesspipe": _silent,

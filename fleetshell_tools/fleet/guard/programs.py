@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fleetshell_tools.fleet.guard import containers
-from fleetshell_tools.fleet.guard.interpreters import code_of, inspect, interpreter_of
+from fleetshell_tools.fleet.guard import commands_inside, containers
+from fleetshell_tools.fleet.guard.interpreters import code_of, file_of, inspect, interpreter_of
 from fleetshell_tools.fleet.guard.judges.startup import CRON_LINE, dubious
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import resolve
@@ -44,7 +44,12 @@ def content(follower: Follower, path: str) -> str:
         return ""
     if path.startswith(("/dev/tcp/", "/dev/udp/")):
         return UNKNOWN
-    return follower.state.files.get(resolve(path, follower.state.folder), LOCAL)
+    name = resolve(path, follower.state.folder)
+    # The number of a daemon that nobody logs in without stands for the first process, which nobody can do without either.
+    return follower.state.files.get(name, "1\n" if _NEEDED_PID.fullmatch(name) else LOCAL)
+
+
+_NEEDED_PID = re.compile(r"(?:/var)?/run/(?:sshd|dbus/pid|dbus)(?:\.pid)?")
 
 
 def write(follower: Follower, path: str, text: str, *, append: bool = False) -> None:
@@ -81,6 +86,28 @@ def shell(follower: Follower, words: list[str], stdin: str) -> str:
         return follower.fed_code(stdin, "", words)
     code = content(follower, operands[0])
     return _with_arguments(follower, operands[0], operands[1:], lambda: follower.fed_code(code, stdin, words))
+
+
+def script(follower: Follower, code: str, stdin: str, words: Sequence[str]) -> str:
+    """Follow a file that is run as a program, with its arguments."""
+    return _with_arguments(follower, words[0], list(words[1:]), lambda: follower.fed_code(code, stdin, words))
+
+
+_PROGRAM_FILE = re.compile(r"(?:/usr)?(?:/local)?/s?bin/([\w.+-]+)")
+
+
+def _copies(follower: Follower, words: list[str], stdin: str) -> str:
+    """A copy of a program, or a link to it, is that program under another name; a copy of a file holds the same."""
+    operands = parse(words[1:], short="tSmog", long=("target-directory", "suffix", "mode", "owner", "group")).operands
+    if len(operands) == 2:
+        source, target = operands
+        files = follower.state.files
+        path = resolve(source, follower.state.folder)
+        if match := _PROGRAM_FILE.fullmatch(source if words[0] == "ln" else path):
+            write(follower, target, f'{match[1]} "$@"\n')
+        elif path in files:
+            write(follower, target, files[path])
+    return ""
 
 
 def _with_arguments(follower: Follower, name: str, arguments: list[str], follow: Callable[[], str]) -> str:
@@ -158,6 +185,8 @@ def _list(follower: Follower, words: list[str], stdin: str) -> str:
     if "l" in options.values:
         return UNKNOWN
     operands = options.operands
+    if operands == ["/proc"]:
+        return "1\n"
     if not operands or (
         len(operands) == 1 and resolve(operands[0], follower.state.folder) in (follower.state.folder, "/")
     ):
@@ -194,12 +223,15 @@ def _download(follower: Follower, words: list[str], stdin: str) -> str:
 
 def _cd(follower: Follower, words: list[str], stdin: str) -> str:
     operands = parse(words[1:]).operands
-    if not operands:
-        follower.state.folder = follower.state.home
-    elif operands[0] != "-":
-        follower.state.folder = resolve(operands[0], follower.state.folder) or UNKNOWN
+    state = follower.state
+    before = state.folder
+    if not operands and words[1:] != ["-"]:
+        state.folder = state.home
+    elif words[1:] == ["-"] or operands[0] == "-":
+        state.folder = "".join(state.variables.get("OLDPWD", (UNKNOWN,)))
     else:
-        follower.state.folder = UNKNOWN
+        state.folder = resolve(operands[0], state.folder) or UNKNOWN
+    state.variables["OLDPWD"] = (before,)
     return ""
 
 
@@ -238,15 +270,30 @@ def _read(follower: Follower, words: list[str], stdin: str) -> str:
     return ""
 
 
+_FAN_OUT = {
+    "ansible": "mauiefltMBPT",
+    "pdsh": "wxlfutRg",
+    "clush": "wxgXlftuo",
+    "pssh": "hHlptoeOx",
+    "parallel-ssh": "hHlptoeOx",
+    "salt": "tLEGNCSIbo",
+    "dsh": "mgfrw",
+}
+
+
 def _ansible(follower: Follower, words: list[str], stdin: str) -> str:
     """Programs that run one command on many hosts."""
     options = parse(
-        words[1:], short="mauiefltwHxCp", long=("module-name", "args", "user", "inventory", "hosts", "group")
+        words[1:], short=_FAN_OUT[words[0]], long=("module-name", "args", "user", "inventory", "hosts", "group")
     )
     if words[0] == "ansible":
         code = "reboot" if options.value("m", "module-name") == "reboot" else options.value("a", "args") or ""
+    elif words[0] == "salt":
+        verb = "".join(options.operands[1:2])
+        stops = re.fullmatch(r"system\.(?:reboot|shutdown|poweroff|halt|init)", verb)
+        code = verb.partition(".")[2] if stops else " ".join(options.operands[2:])
     else:
-        code = " ".join(options.operands[2:] if words[0] == "salt" else options.operands)
+        code = " ".join(options.operands)
     if code:
         follower.fed_code(code, stdin, words)
     return UNKNOWN
@@ -276,33 +323,6 @@ def _connects(follower: Follower, words: list[str], stdin: str) -> str:
     if runs or (words[0] != "socat" and options.has("e", "c", "exec", "sh-exec", "lua-exec")):
         follower.refuse(words, "remote-shell", "gives a shell to another host")
     return UNKNOWN
-
-
-def _edits(follower: Follower, words: list[str], stdin: str) -> str:
-    """Editors run the shell for `:!`."""
-    for word in words[1:]:
-        if match := re.match(r"[+:\s]*(?:silent\s*)?!(.+)", word, re.DOTALL):
-            follower.fed_code(match[1], "", words)
-    return UNKNOWN
-
-
-_SED_REPLACE = re.compile(r"s(.)((?:(?!\1)[^\\*.\[^$&])*)\1((?:(?!\1)[^\\&])*)\1(g?)")
-
-
-def _sed(follower: Follower, words: list[str], stdin: str) -> str:
-    """The `e` command of GNU sed runs the shell; one plain replacement is computed."""
-    options = parse(words[1:], short="efl", long=("expression", "file"))
-    scripts = [
-        options.value("e", "expression") or "",
-        *([] if options.has("e", "expression") else options.operands[:1]),
-    ]
-    for script in scripts:
-        if match := re.match(r"(?:\d+|\$|/[^/]*/)?\s*e\s+(.+)", script):
-            follower.fed_code(match[1], "", words)
-    match = _SED_REPLACE.fullmatch("".join(scripts))
-    if not match or len(options.operands) > 1:
-        return UNKNOWN
-    return "".join(line.replace(match[2], match[3], -1 if match[4] else 1) for line in stdin.splitlines(keepends=True))
 
 
 def _printf_variable(follower: Follower, words: list[str], stdin: str) -> str:
@@ -337,11 +357,13 @@ def _crontab(follower: Follower, words: list[str], stdin: str) -> str:
 def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
     """Follow the shell commands in another language's code, and judge what it deletes and writes."""
     language = interpreter_of(words[0])
-    code = code_of(language, words[1:], stdin) if language else ""
+    code, arguments = code_of(language, words[1:], stdin) if language else ("", ())
+    if language and (file := file_of(language, words[1:])):
+        code = follower.state.files.get(resolve(file, follower.state.folder), code)
     if code and not code.replace(UNKNOWN, "").strip():
         follower.refuse(words, "undecodable-code", "runs code that cannot be known before")
         return UNKNOWN
-    program = inspect(plain(code))
+    program = inspect(plain(code), arguments=arguments)
     if words[0] in ("tclsh", "expect"):
         # Tcl needs no quotes: `exec rm -rf /etc`.
         program = replace(program, commands=tuple(re.findall(r"\b(?:exec|spawn|system)\s+([^\n;\]]+)", plain(code))))
@@ -355,6 +377,10 @@ def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
         follower.subshell(lambda command=command: follower.code(command))  # type: ignore[misc]
     if program.deleted:
         follower.run(["rm", "-rf", *_expanded(follower, program.deleted)], "")
+    for mode, path in program.modes:
+        follower.run(["chmod", mode, path], "")
+    if program.restarts:
+        follower.run(["reboot"], "")
     for path in program.written:
         follower.run(["tee", path], "")
     if re.search(r"\b(?:kill|killpg)\s*\(?\s*(?:-?1\b(?=\s*,)|-1|9,\s*-?1|['\"]?KILL['\"]?,\s*-1)\b", plain(code)):
@@ -369,7 +395,7 @@ def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
     return UNKNOWN
 
 
-_COLUMN = re.compile(r"\{\s*print\s*\$([1-9])\s*;?\s*\}")
+_COLUMN = re.compile(r"(?:NR\s?[>!=]=?\s?\d+\s?)?\{\s?print\s?\$([1-9])\s?;?\s?\}")
 
 
 def _expanded(follower: Follower, paths: tuple[str, ...]) -> list[str]:
@@ -397,7 +423,7 @@ _HANDLERS: dict[str, Handler] = {
     "read": _read,
     "trap": _trap,
     "crontab": _crontab,
-    **dict.fromkeys(("ansible", "pdsh", "clush", "pssh", "parallel-ssh", "salt", "dsh"), _ansible),
+    **dict.fromkeys(_FAN_OUT, _ansible),
     "mapfile": _mapfile,
     "readarray": _mapfile,
     "mkfifo": _mkfifo,
@@ -409,11 +435,13 @@ _HANDLERS: dict[str, Handler] = {
     "netcat": _connects,
     "nc.traditional": _connects,
     "socat": _connects,
-    "vim": _edits,
-    "vi": _edits,
-    "ex": _edits,
-    "nvim": _edits,
-    "sed": _sed,
+    **dict.fromkeys(("vim", "vi", "ex", "nvim", "ed", "view"), commands_inside.edits),
+    "sed": commands_inside.sed,
+    "gsed": commands_inside.sed,
+    **dict.fromkeys(("make", "gmake"), commands_inside.makes),
+    **dict.fromkeys(("tmux", "screen"), commands_inside.sends_keys),
+    **dict.fromkeys(("psql", "mysql", "mariadb", "sqlite3"), commands_inside.client),
+    **dict.fromkeys(("cp", "ln", "install", "mv"), _copies),
     **dict.fromkeys(containers.PROGRAMS, containers.inside),
     "printf": _printf_variable,
 }

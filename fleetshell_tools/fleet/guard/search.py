@@ -10,7 +10,7 @@ from fleetshell_tools.fleet.guard.symbols import STAR, UNKNOWN, plain
 _GLOBAL = ("-H", "-L", "-P")
 _CHOOSING = frozenset(
     "-name -iname -path -ipath -wholename -regex -iregex -mtime -mmin -atime -amin -ctime -cmin -newer -size -user -group "
-    "-uid -gid -perm -inum -links -lname -samefile -empty -nouser -nogroup".split()
+    "-uid -gid -inum -links -lname -samefile -empty -nouser -nogroup".split()
 )
 _WITHOUT_VALUE = frozenset(["-empty", "-nouser", "-nogroup"])
 _EXECUTING = frozenset(["-exec", "-execdir", "-ok", "-okdir"])

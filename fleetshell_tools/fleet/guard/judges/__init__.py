@@ -5,6 +5,7 @@ from fleetshell_tools.fleet.guard.judges import (
     databases,
     devices,
     files,
+    firewall,
     massdelete,
     power,
     processes,
@@ -12,4 +13,15 @@ from fleetshell_tools.fleet.guard.judges import (
     startup,
 )
 
-__all__ = ["access", "databases", "devices", "files", "massdelete", "power", "processes", "resources", "startup"]
+__all__ = [
+    "access",
+    "databases",
+    "devices",
+    "files",
+    "firewall",
+    "massdelete",
+    "power",
+    "processes",
+    "resources",
+    "startup",
+]

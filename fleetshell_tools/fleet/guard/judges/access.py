@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
+from fleetshell_tools.fleet.guard.judges.firewall import LOCK_OUT
 from fleetshell_tools.fleet.guard.judges.words import HARMLESS, Row, by_words, table
 from fleetshell_tools.fleet.guard.options import parse
-from fleetshell_tools.fleet.guard.paths import is_critical_file, is_system_folder, resolve
+from fleetshell_tools.fleet.guard.paths import is_critical_file, is_critical_folder, is_system_folder, resolve
 from fleetshell_tools.fleet.guard.rules import Command, Finding, judges
 from fleetshell_tools.fleet.guard.symbols import UNKNOWN, shown
 
 _LOGINS = ("access", "stop-logins", "ends logins or the network of the host")
 _NETWORK = ("access", "cut-network", "takes the host off the network")
-_LOCK_OUT = ("access", "lock-out", "shuts out the connection that manages the host")
-_DEFAULT = ("access", "default-deny", "shuts out ssh unless a rule lets it in, and the command adds none")
-_FIREWALL = ("access", "drop-firewall", "removes the firewall's rules as a whole")
+_FIREWALL = ("access", "drop-firewall", "takes the firewall away")
+_GUARDS = ("access", "drop-protection", "switches off what protects the host")
 _ACCOUNT = ("access", "break-account", "takes an account or its table of jobs away")
 _PACKAGES = ("access", "remove-essential", "removes packages that the host needs")
 _RIGHTS = ("access", "permissions-critical", "changes the owner or mode of all that the host needs")
@@ -30,11 +29,22 @@ _ESSENTIAL = (
     "kernel|linux-image-amd64|linux-image-generic|linux-image*|^linux-image*|kernel-core|grub*|systemd-sysv|libpam*|"
     "--allow-remove-essential|--force-remove-essential|--force-all|network-manager|netplan.io|openssh-*"
 )
+_FIREWALL_UNITS = "|".join(
+    f"{name}|{name}.service"
+    for name in ("firewalld", "ufw", "nftables", "iptables", "netfilter-persistent", "shorewall")
+)
+_DRIVERS = "virtio_net|e1000*|igb*|ixgbe*|i40e|ice|mlx4*|mlx5*|bnx2*|bnxt*|tg3|vmxnet3|ena|hv_netvsc|r8169|bonding|virtio_blk|nvme|ext4|xfs"
 _REMOVE = "remove|purge|autoremove|erase|del|rm|-e|-r|-P|-R|-Rns|-Rdd|--erase|--purge|--remove|remove-nodeps"
 _CARDS = "eth*|en*|wl*|bond*|team*|br0|vmbr*"
 
 _ROWS: tuple[Row, ...] = (
     ("systemctl service rc-service invoke-rc.d initctl sv", _LOGINS, (f"stop|disable|mask|kill|down|exit {_LOGIN_UNITS}",)),
+    ("systemctl service rc-service", _LOGINS, ("stop|disable|mask auditd|auditd.service",)),
+    ("systemctl service rc-service", _FIREWALL, (f"stop|disable|mask {_FIREWALL_UNITS}",)),
+    ("setenforce", _GUARDS, ("0|Permissive|permissive",)),
+    ("auditctl", _GUARDS, ("-e 0", "-D", "-e0")),
+    ("modprobe", _NETWORK, (f"-r|--remove {_DRIVERS}",)),
+    ("rmmod", _NETWORK, (_DRIVERS,)),
     ("update-rc.d chkconfig rc-update systemd-sysv-install", _LOGINS, (f"disable|remove|off|del|delete {_LOGIN_UNITS}",)),
     ("loginctl", _LOGINS, ("terminate-user|kill-user root|0", "terminate-seat")),
     (
@@ -55,12 +65,6 @@ _ROWS: tuple[Row, ...] = (
     ("nmcli", _NETWORK, ("networking|n|net off", "radio|r all|wifi off", "connection|con|c down|delete", "device|dev|d disconnect|delete")),
     ("networkctl", _NETWORK, ("down|delete",)),
     ("tc", _NETWORK, ("netem loss 100%",)),
-    ("ufw", _LOCK_OUT, ("reset", "disable", "delete allow|limit 22|ssh|22/tcp|OpenSSH")),
-    ("ufw", _DEFAULT, ("default deny|reject incoming",)),
-    ("firewall-cmd", _LOCK_OUT, ("--panic-on", "--remove-service=ssh", "--remove-port=22/tcp", "--set-default-zone=drop|--set-default-zone=block")),
-    ("nft", _FIREWALL, ("flush ruleset", "flush|delete table|chain")),
-    ("nft", _LOCK_OUT, ("drop|reject 22|ssh",)),
-    ("nft", _DEFAULT, ("input drop;|drop",)),
     ("userdel deluser", _ACCOUNT, ("root|ubuntu|admin|ec2-user|debian|centos|rocky|fedora|vagrant|opc|azureuser|pi|sshd|messagebus",)),
     ("deluser gpasswd delgroup", _ACCOUNT, ("sudo|wheel|admin|ssh|sshusers -d|--delete", )),
     ("groupdel delgroup", _ACCOUNT, ("sudo|wheel|root|admin|shadow|adm|ssh|sshd",)),
@@ -77,70 +81,7 @@ def judged_by_words(command: Command) -> Finding | None:
     words = set(command.arguments)
     if command.name == "ip" and words & {"lo", "netns"}:
         return None
-    if command.name == "nft" and words & {"list", "-c", "--check"}:
-        return None
     return by_words(command, _RULES)
-
-
-_SSH = frozenset(["22", "ssh", "22/tcp", "OpenSSH", "--dport=22", "--add-service=ssh", "--add-port=22/tcp"])
-_LETS_IN = frozenset(["allow", "limit", "ACCEPT", "accept", "--add-service=ssh", "--add-port=22/tcp"])
-
-
-def keeps_ssh_open(words: Sequence[str]) -> bool:
-    """Does a command let ssh in, so that one that denies the rest by default shuts nobody out?"""
-    given = set(words)
-    firewall = words and words[0] in ("ufw", "iptables", "ip6tables", "nft", "firewall-cmd")
-    established = bool(given & {"ESTABLISHED,RELATED", "RELATED,ESTABLISHED"}) and "ACCEPT" in given
-    return bool(firewall and given & _LETS_IN and (given & _SSH or established))
-
-
-@judges("ufw")
-def denies_ssh(command: Command) -> Finding | None:
-    words = list(command.arguments)
-    denied = set(words) & {"deny", "reject"} and set(words) & _SSH and "default" not in words and "delete" not in words
-    source = words[words.index("from") + 1 :][:1] if "from" in words else ["any"]
-    return Finding(*_LOCK_OUT, command.argv) if denied and source in (["any"], ["0.0.0.0/0"]) else None
-
-
-@judges("iptables", "ip6tables", "iptables-nft", "iptables-legacy")
-def filters(command: Command) -> Finding | None:
-    words = list(command.arguments)
-    given = set(words)
-    table_name = next((words[at + 1] for at, word in enumerate(words[:-1]) if word in ("-t", "--table")), "filter")
-    if given & HARMLESS or table_name != "filter":
-        return None
-    drops = bool(given & {"DROP", "REJECT"})
-    base = bool(given & {"INPUT", "OUTPUT"})
-    if given & {"-F", "--flush"} and (base or not any(word.isupper() and len(word) > 2 for word in words)):
-        return Finding(*_FIREWALL, command.argv)
-    if given & {"-P", "--policy"} and base and drops:
-        return Finding(*_DEFAULT, command.argv)
-    if given & {"-A", "-I", "--append", "--insert"} and base and drops:
-        narrow = given & {
-            "-s",
-            "--source",
-            "-d",
-            "-m",
-            "--match",
-            "-i",
-            "-o",
-            "-p",
-            "--dport",
-            "--dports",
-            "--sport",
-            "!",
-        }
-        from_one = given & {"-s", "--source"} and "0.0.0.0/0" not in given
-        if given & {"22", "ssh"} and not from_one:
-            return Finding(*_LOCK_OUT, command.argv)
-        if not narrow:
-            return Finding(*_DEFAULT, command.argv)
-    return None
-
-
-@judges("iptables-restore", "ip6tables-restore")
-def empties_rules(command: Command) -> Finding | None:
-    return None if command.stdin or parse(command.arguments).operands else Finding(*_LOCK_OUT, command.argv)
 
 
 @judges("ifdown")
@@ -150,7 +91,9 @@ def takes_down(command: Command) -> Finding | None:
 
 @judges("crontab")
 def removes_table(command: Command) -> Finding | None:
-    return Finding(*_ACCOUNT, command.argv) if parse(command.arguments, short="u").has("r") else None
+    options = parse(command.arguments, short="u")
+    emptied = options.operands == ["/dev/null"] or (options.operands == ["-"] and not command.stdin.strip())
+    return Finding(*_ACCOUNT, command.argv) if options.has("r") or emptied else None
 
 
 @judges("userdel", "deluser", "usermod", "passwd", "chage", "faillock")
@@ -175,6 +118,7 @@ def shuts_out_login(command: Command) -> Finding | None:
 # Folders of the system whose owner and mode are those of an application's data.
 _APPLICATIONS = re.compile(r"/(?:var/www|srv|opt|usr/local(?:/.*)?|var/backups|var/mail|var/lib|var/log|media|mnt)")
 _PROGRAMS = re.compile(r"/(?:usr/)?s?bin/[^/]+|/(?:usr/)?lib(?:64|32)?/[^/]+")
+_RUNNABLE = re.compile(r"/(?:usr/)?s?bin/[^/]+")
 _OPENS = re.compile(r"[0-7]?[0-7]{2}[2367]|[oa]*[+=][rxXst]*w[rwxXst]*")
 
 
@@ -194,10 +138,12 @@ def opens_up(command: Command) -> Finding | None:
             and (extreme or not _APPLICATIONS.fullmatch(shown(path)))
         ):
             return Finding(*_RIGHTS, command.argv)
-        whole = is_system_folder(target, command.folder) and not _APPLICATIONS.fullmatch(path)
+        whole = is_critical_folder(target, command.folder) and not _APPLICATIONS.fullmatch(path)
         if extreme and (
             whole or is_critical_file(target, command.folder) or (_PROGRAMS.fullmatch(path) and _closes(mode))
         ):
+            return Finding(*_RIGHTS, command.argv)
+        if _RUNNABLE.fullmatch(path) and mode.isdigit() and int(mode[-3:-2] or "0") % 2 == 0:
             return Finding(*_RIGHTS, command.argv)
     return None
 
@@ -245,19 +191,37 @@ _ACCOUNTS = frozenset(["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow
 def gives_away(command: Command) -> Finding | None:
     options = parse(command.arguments, long=("reference", "from"))
     owner = (options.operands or [""])[0].partition(":")[0]
-    given = [target for target in options.operands[1:] if resolve(target, command.folder) in _ACCOUNTS]
+    paths = [resolve(target, command.folder) for target in options.operands[1:]]
+    given = [path for path in paths if path in _ACCOUNTS or _PROGRAMS.fullmatch(path)]
     return Finding(*_RIGHTS, command.argv) if given and owner not in ("root", "0", "") else None
 
 
-@judges("chpasswd", "useradd", "adduser", "usermod")
+@judges("chpasswd", "useradd", "adduser", "usermod", "passwd")
 def makes_root(command: Command) -> Finding | None:
-    """A new password for root, or a second account with its rights."""
-    uid = parse(
-        command.arguments, short="ugGdcsbeKkpfRPZ", long=("uid", "gid", "groups", "home", "comment", "shell")
-    ).value("u", "uid")
-    password = command.name == "chpasswd" and re.search(r"^(?:root|0):", command.stdin, re.MULTILINE)
-    if password or (uid == "0" and command.name != "chpasswd"):
-        return Finding("access", "make-root", "changes who is root", command.argv)
+    """A new password for root, a second account with its rights, or an account without a password."""
+    options = parse(
+        command.arguments,
+        short="ugGdcsbeKkpfRPZ" if command.name != "passwd" else "inwxRr",
+        long=("uid", "gid", "groups", "home", "comment", "shell", "password"),
+    )
+    roots = {"root", "0"} & set(options.operands)
+    password = options.value("p", "password") if command.name != "passwd" else None
+    given = {
+        "chpasswd": re.search(r"^(?:root|0):", command.stdin, re.MULTILINE) is not None,
+        "passwd": bool(command.stdin.strip()) and bool(roots or not options.operands),
+    }.get(command.name, options.value("u", "uid") == "0" or password == "" or (password is not None and bool(roots)))
+    return Finding("access", "make-root", "changes who is root", command.argv) if given else None
+
+
+_CAPABILITIES = re.compile(
+    r"(?:=e?p?|all|.*cap_(?:setuid|setgid|setpcap|sys_admin|sys_module|sys_ptrace|dac_override|dac_read_search|chown|fowner|setfcap)).*"
+)
+
+
+@judges("setcap")
+def lends_capabilities(command: Command) -> Finding | None:
+    if any(_CAPABILITIES.match(word.lower()) for word in command.arguments if not word.startswith(("/", "-"))):
+        return Finding("access", "lend-root", "lets everybody run a program with the rights of root", command.argv)
     return None
 
 
@@ -268,7 +232,7 @@ def changes_attributes(command: Command) -> Finding | None:
         return None
     for target in options.operands:
         system = is_system_folder(target, command.folder) and options.has("R", "recursive")
-        critical = command.name == "chattr" and is_critical_file(target, command.folder) and "+i" in command.arguments
+        critical = is_critical_file(target, command.folder) and (command.name == "setfacl" or "+i" in command.arguments)
         if system or critical:
             return Finding(*_RIGHTS, command.argv)
     return None
@@ -280,5 +244,5 @@ def denies_logins(command: Command) -> Finding | None:
     for target in command.arguments:
         path = resolve(target, command.folder)
         if path == "/etc/nologin" or (path == "/etc/hosts.deny" and re.search(r"\b(?:ALL|sshd)\s*:", command.stdin)):
-            return Finding(*_LOCK_OUT, command.argv)
+            return Finding(*LOCK_OUT, command.argv)
     return None

@@ -66,7 +66,7 @@ _NAME = r"[\w.`\"\[\]$-]+"
 _SQL = re.compile(
     r"\b(?:drop\s+(?:database|schema|table|keyspace|user|owned|role|tablespace|view|collection|measurement|retention|index|cluster"
     r"|continuous|series|shard|materialized)\b|truncate\s+(?:table\s+)?(?:only\s+)?[\w.`\"]+|reset\s+master\b|purge\s+binary\b"
-    r"|delete\s+from\s+mysql\.user\b|drop_chunks\b|pg_terminate_backend\s*\(\s*pid\s*\)\s+from\s+pg_stat_activity\s*(?:;|$))",
+    r"|delete\s+from\s+mysql\.user\b|drop_chunks\b|alter\s+table\s+[\w.`\"]{1,99}\s+drop\s+column\b|pg_terminate_backend\s*\(\s*pid\s*\)\s+from\s+pg_stat_activity\s*(?:;|$))",
     re.IGNORECASE,
 )
 # A view, an index and the like are made again in a moment: only their mass removal matters.
@@ -75,15 +75,16 @@ _WHOLE = re.compile(
     rf"\b(?:delete\s+from\s+(?:only\s+)?{_NAME}|update\s+{_NAME}\s+set\b(?!\s+transaction))(?P<rest>[^;]*)",
     re.IGNORECASE,
 )
+_STOPS = re.compile(r"(?:\A|[;\n])[ \t]*shutdown(?:\s+(?:abort|immediate|normal))?\s*(?:;|\Z)", re.IGNORECASE)
 _WHERE = re.compile(r"\b(?:where|using|limit|join)\b(?P<condition>.*)", re.IGNORECASE | re.DOTALL)
 _ALWAYS = re.compile(r"\s*\(?\s*(?:true|1(?:\s*=\s*1)?|'[^']*'\s*=\s*'[^']*')\s*\)?\s*\Z", re.IGNORECASE)
-_SQL_TEXT = re.compile(r"'[^']*'|--[^\n]*|/\*(?!!).*?\*/|(?m:^)#[^\n]*", re.DOTALL)
+_SQL_TEXT = re.compile(r"(?P<text>'[^']*')|--[^\n]*|/\*(?!!).*?\*/|(?m:^)#[^\n]*", re.DOTALL)
 _MONGO = re.compile(
     r"\bdropDatabase\s*\(|\.drop(?:Indexes|Users|Roles)?\s*\(|\.(?:deleteMany|remove|deleteOne)\s*\(\s*(?:\{\s*\})?\s*[,)]|\bshutdownServer\s*\("
     r"|dropAllUsers|dropUser\s*\("
 )
 _REDIS = re.compile(
-    r"^\s*(?:flushall|flushdb|shutdown|config\s+set\s+(?:dir|dbfilename))\b", re.IGNORECASE | re.MULTILINE
+    r"^\s*(?:flush_all|flushall|flushdb|shutdown|config\s+set\s+(?:dir|dbfilename))\b", re.IGNORECASE | re.MULTILINE
 )
 _CLIENTS = (
     "mysql mariadb psql pgcli mycli usql cqlsh sqlite3 sqlite sqlite3-cli mongo mongosh clickhouse-client clickhouse sqlcmd sqlplus "
@@ -99,23 +100,25 @@ def drops_data(command: Command) -> Finding | None:
         short="echuPDdUfqQvE",
         long=("execute", "command", "eval", "query", "statement", "host", "user", "port"),
     )
-    text = "\n".join([*options.values.values(), *options.operands, command.stdin])
+    text = ";\n".join([*options.values.values(), *options.operands, command.stdin])
     found = _MONGO.search(text) if command.name.startswith("mongo") else _destroys(text)
     return Finding(*_DROPS, command.argv) if found else None
 
 
-@judges("redis-cli", "valkey-cli")
+@judges("redis-cli", "valkey-cli", "keydb-cli", "nc", "ncat", "netcat", "socat", "telnet")
 def flushes(command: Command) -> Finding | None:
-    return Finding(*_DROPS, command.argv) if _REDIS.search(command.stdin) else None
+    """Caches are emptied by a line on stdin, from Lua, or through a bare connection."""
+    scripted = any(re.search(r"\bflush(?:all|db)\b", word, re.IGNORECASE) for word in command.arguments)
+    return Finding(*_DROPS, command.argv) if scripted or _REDIS.search(command.stdin) else None
 
 
 def _destroys(text: str) -> bool:
     """Does SQL drop or empty something, or change every row of a table?"""
-    code = _SQL_TEXT.sub("''", text)
-    if _SQL.search(_SMALL.sub("", code)):
+    code = _SQL_TEXT.sub(lambda match: "''" if match["text"] else " ", text)
+    if _SQL.search(_SMALL.sub("", code)) or _STOPS.search(code):
         return True
     for match in _WHOLE.finditer(code):
         where = _WHERE.search(match["rest"])
-        if where is None or _ALWAYS.match(where["condition"]):
+        if where is None or _ALWAYS.match(where["condition"].rstrip("; \n")):
             return True
     return False

@@ -24,7 +24,12 @@ def deletes(command: Command) -> Finding | None:
     options = parse(command.arguments, short="ns" if command.name == "shred" else "")
     if options.has(*_HELP) or command.name == "rmdir":
         return None
-    if any(is_critical(target, command.folder) or _is_kernel(target, command.folder) for target in options.operands):
+    booted = command.name == "shred" and any(
+        _BOOTED.fullmatch(resolve(target, command.folder)) for target in options.operands
+    )
+    if booted or any(
+        is_critical(target, command.folder) or _is_kernel(target, command.folder) for target in options.operands
+    ):
         return Finding("filesystem", "delete-critical", "deletes what the host needs", command.argv, (RM,))
     return None
 
@@ -38,10 +43,14 @@ def _is_kernel(target: str, folder: str) -> bool:
     return (not is_known(path) or has_wildcard(path)) and _KERNEL.fullmatch(path) is not None
 
 
-@judges("mv")
+@judges("mv", "rename", "prename", "zip")
 def moves(command: Command) -> Finding | None:
     options = parse(command.arguments, short="tS", long=("target-directory", "suffix"))
     sources = options.operands if options.has("t", "target-directory") else options.operands[:-1]
+    if command.name in ("rename", "prename"):
+        sources = [] if options.has("n", "nono") else options.operands[1:]
+    if command.name == "zip":
+        sources = options.operands[1:] if options.has("m", "move") else []
     if not options.has(*_HELP) and any(is_critical(source, command.folder) for source in sources):
         return Finding("filesystem", "move-critical", "moves away what the host needs", command.argv, (RM,))
     return None
@@ -61,8 +70,14 @@ def redirects(command: Command) -> Finding | None:
     return _overwrites(command, list(command.arguments))
 
 
+_BOOTED = re.compile(r"/boot/(?:vmlinuz|initrd|initramfs|System\.map|grub2?/grub\.cfg|efi/EFI/).*")
+
+
 def _overwrites(command: Command, targets: list[str]) -> Finding | None:
-    if any(is_critical_file(target, command.folder) for target in targets):
+    if any(
+        is_critical_file(target, command.folder) or _BOOTED.fullmatch(resolve(target, command.folder))
+        for target in targets
+    ):
         return Finding("filesystem", "overwrite-critical", "overwrites a file that the host needs", command.argv, (RM,))
     return None
 
@@ -95,6 +110,25 @@ def mirrors(command: Command) -> Finding | None:
         and is_critical_folder((options.operands or [""])[-1], command.folder)
     ):
         return Finding("filesystem", "mirror-critical", "deletes whatever the source has not", command.argv, (RM,))
+    return None
+
+
+@judges("rclone")
+def synchronises(command: Command) -> Finding | None:
+    operands = parse(command.arguments, long=("config", "transfers", "exclude", "include", "bwlimit")).operands
+    target = operands[-1] if len(operands) > 1 and operands[0] in ("sync", "move", "purge", "delete") else ""
+    if target and ":" not in target and is_critical_folder(target, command.folder):
+        return Finding("filesystem", "mirror-critical", "deletes whatever the source has not", command.argv, (RM,))
+    return None
+
+
+@judges("dd")
+def fills(command: Command) -> Finding | None:
+    """`dd` without a count goes on until the file system is full; in a folder for such things it is a measurement."""
+    settings = dict(argument.partition("=")[::2] for argument in command.arguments if "=" in argument)
+    endless = settings.get("if") in ("/dev/zero", "/dev/urandom", "/dev/random") and "count" not in settings
+    if endless and re.fullmatch(r"/[^/]+", resolve(settings.get("of", ""), command.folder)):
+        return Finding("filesystem", "fill-disk", "fills the file system", command.argv)
     return None
 
 

@@ -71,8 +71,8 @@ def cleans(command: Command) -> Finding | None:
 
 
 _ROWS: tuple[Row, ...] = (
-    ("borg", _BACKUPS, ("delete --force|--cache-only|-f", "prune --keep-last=0")),
-    ("restic", _BACKUPS, ("forget --prune 0|--keep-last=0", "key remove")),
+    ("borg", _BACKUPS, ("delete --force|-f", "prune --keep-last=0")),
+    ("restic", _BACKUPS, ("forget --prune 0|--keep-last=0|--unsafe-allow-remove-all", "key remove")),
     ("rclone", _BACKUPS, ("purge|delete|cleanup", "sync --delete-before /tmp/empty|empty")),
     ("duplicity", _BACKUPS, ("remove-all-but-n-full 0", "remove-older-than 0s|0D|now")),
     ("velero", _BACKUPS, ("delete --all",)),
@@ -87,3 +87,14 @@ _RULES = table(_ROWS)
 @judges(*_RULES)
 def deletes_backups(command: Command) -> Finding | None:
     return by_words(command, _RULES)
+
+
+@judges("borg")
+def deletes_repository(command: Command) -> Finding | None:
+    """`borg delete REPOSITORY`; with `::ARCHIVE`, or a choice of archives, it is housekeeping."""
+    options = parse(command.arguments, short="aPp", long=("glob-archives", "prefix", "match-archives"))
+    chosen = options.has("a", "P", "glob-archives", "prefix", "match-archives", "n", "dry-run", "first", "last")
+    names = options.operands[1:] if options.operands[:1] == ["delete"] else []
+    if names and not chosen and len(names) == 1 and "::" not in names[0]:
+        return Finding(*_BACKUPS, command.argv)
+    return None

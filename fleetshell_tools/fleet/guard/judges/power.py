@@ -35,6 +35,9 @@ _TARGETS = frozenset(
         "suspend",
         "hibernate",
         "exit",
+        "basic",
+        "sysinit",
+        "runlevel1",
     ]
 )
 
@@ -136,6 +139,19 @@ def sleeps_for(command: Command) -> Finding | None:
 @judges("kexec")
 def starts_kernel(command: Command) -> Finding | None:
     return _finding(command, _RESTARTS) if {"-e", "--exec", "-f", "--force"} & set(command.arguments) else None
+
+
+@judges("ipmi-power", "ipmipower")
+def switches_power(command: Command) -> Finding | None:
+    words = set(command.arguments)
+    off = words & {"--off", "-f", "--cycle", "-c", "--reset", "-r", "--soft", "--pulse", "-p"}
+    return _finding(command, _STOPS) if off else None
+
+
+@judges("systemctl")
+def kills_first(command: Command) -> Finding | None:
+    words = set(command.arguments)
+    return _finding(command, _STOPS) if "kill" in words and words & {"init.scope", "-.slice", "system.slice"} else None
 
 
 @judges("ipmitool")

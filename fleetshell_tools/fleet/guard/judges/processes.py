@@ -18,6 +18,10 @@ _STOPPING = re.compile(r"-?-?(?:s|n|signal=)?(?:SIG)?RTMIN\+(?:[3-6]|1[3-6])|-(?
 _HARMLESS = frozenset(["-0", "-HUP", "-1", "-SIGHUP", "-USR1", "-CONT"])
 
 
+# The first process reloads what it reads, or says how it is.
+_MILD = frozenset("-HUP -SIGHUP HUP -USR1 USR1 -USR2 -CONT -0 -WINCH -SIGUSR1".split())
+
+
 @judges("kill")
 def kills(command: Command) -> Finding | None:
     words = list(command.arguments)
@@ -25,6 +29,8 @@ def kills(command: Command) -> Finding | None:
         return None
     if "1" in words[1:] and _STOPPING.fullmatch(words[0]):
         return Finding("power", "stop", "stops the host", command.argv, (SHUTDOWN,))
+    if set(words[:2]) & _MILD and not any(word.strip() == "-1" for word in words[1:]):
+        return None
     if words[0] in ("-s", "-n", "--signal"):
         del words[:2]
     elif words[0].startswith("-") and words[0] != "--" and (words[0][1:] != "1" or len(words) > 1):

@@ -26,6 +26,7 @@ _DOCKER = (
     "compose rm -v|-fsv|-fv|-sv",
     "node rm --force|-f",
     "machine rm|reset",
+    "rm|rmi|stop|kill --all|-a|-af|-fa|-fva",
     "system reset",
 )
 _KINDS = (
@@ -47,6 +48,7 @@ _ROWS: tuple[Row, ...] = (
         (
             "delete --all|--all-namespaces|-A",
             f"delete {_KINDS}",
+            f"delete {STAR}",
             "delete --force --grace-period=0",
             "drain --force|--delete-emptydir-data|--delete-local-data",
             "scale --replicas=0 --all|-A",
@@ -106,6 +108,7 @@ _ROWS: tuple[Row, ...] = (
     ),
     ("mc s3cmd", _CLOUD, ("rm|rb|del --recursive|--force|-r|-f|-rf", "rb", "--recursive del")),
     ("vault", _CLOUD, ("secrets disable", "operator seal", "kv metadata delete", "delete -recursive")),
+    ("gh glab", _CLOUD, ("repo|release delete --yes|-y|--confirm", "repo delete")),
     ("virsh", _MACHINES, ("undefine|vol-delete|pool-delete|pool-destroy|net-destroy|vol-wipe|destroy",)),
     ("lxc incus", _MACHINES, ("delete|rm --force|-f", "storage delete", "stop --all")),
     ("lxc-destroy", _MACHINES, ("",)),
@@ -114,7 +117,11 @@ _ROWS: tuple[Row, ...] = (
     ("vagrant", _MACHINES, ("destroy",)),
     ("multipass", _MACHINES, ("delete --all|--purge|-p", "purge")),
     ("VBoxManage vboxmanage", _MACHINES, ("unregistervm --delete", "closemedium --delete")),
-    ("xe", _MACHINES, ("vm-destroy|vm-uninstall|sr-destroy|vdi-destroy|sr-forget",)),
+    (
+        "xe",
+        _MACHINES,
+        ("vm-destroy|vm-uninstall|sr-destroy|vdi-destroy|sr-forget|host-reboot|host-shutdown|host-destroy",),
+    ),
     ("govc", _MACHINES, ("vm.destroy|datastore.rm",)),
     ("machinectl", _MACHINES, ("remove",)),
 )
@@ -203,8 +210,33 @@ def deletes_index(command: Command) -> Finding | None:
             if "://" in address
             else address.partition("/")[2]
         )
-        if asked and (path.strip("/") in ("_all", "*", "", STAR) or path.endswith(("/_all", "/*"))):
+        index = "9200" in address.partition("://")[2].partition("/")[0] + address.partition("/")[
+            0
+        ] and "/" not in path.strip("/")
+        if asked and (
+            index
+            or STAR in path
+            or "*" in path
+            or path.strip("/") in ("_all", "*", "", STAR)
+            or path.endswith(("/_all", "/*"))
+        ):
             return Finding("database", "delete-all", "deletes every index or record of a service", command.argv)
         if "_delete_by_query" in path and "match_all" in " ".join(command.arguments):
             return Finding("database", "delete-all", "deletes every index or record of a service", command.argv)
     return None
+
+
+_PASSING = re.compile(r"cache|te?mp|old|test|dev|ci|build|scratch|sandbox|staging|node_modules", re.IGNORECASE)
+_KEPT = re.compile(
+    r"data|db|sql|pg|postgres|mongo|redis|elastic|backup|prod|store|storage|mail|vault|minio|influx", re.IGNORECASE
+)
+
+
+@judges("docker", "podman", "nerdctl")
+def removes_data_volume(command: Command) -> Finding | None:
+    """One volume, where its name says that data is kept in it."""
+    operands = parse(command.arguments).operands
+    if operands[:2] not in (["volume", "rm"], ["volume", "remove"]):
+        return None
+    kept = [name for name in operands[2:] if _KEPT.search(name) and not _PASSING.search(name)]
+    return Finding("container", "delete-volume", "deletes a volume with data", command.argv) if kept else None
