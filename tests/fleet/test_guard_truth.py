@@ -168,14 +168,22 @@ def run_caged(root: Path, commands: list[str]) -> list[dict[str, Any]] | None:
     return found
 
 
-def comparable(row: Labelled) -> bool:
-    """A fork bomb would not stop at the cage's limits; the rest of what cannot be compared is found out by running it."""
+SOAK = bool(os.environ.get("FLEETSHELL_SOAK"))
+
+
+def comparable(row: Labelled, number: int) -> bool:
+    """A fork bomb would not stop at the cage's limits; the rest of what cannot be compared is found out by running it.
+
+    Of the many commands that came later every eighth is run, and all with FLEETSHELL_SOAK=1.
+    """
+    if row.half > 3 and number % 8 and not SOAK:
+        return False
     return row.kind != "forkbomb" and "fork" not in row.command and "yes" not in row.command.split()
 
 
 @pytest.mark.parametrize("name", ["development", "own"])
 def test_the_verdict_agrees_with_what_was_executed(name: str, cage: Path) -> None:
-    rows = [row for row in corpus(name) if comparable(row)]
+    rows = [row for number, row in enumerate(corpus(name)) if comparable(row, number)]
     outcomes = run_caged(cage / name, [row.command for row in rows])
     assert outcomes is not None
     wrong, compared = [], {True: 0, False: 0}

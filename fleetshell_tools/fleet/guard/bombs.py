@@ -25,7 +25,11 @@ def _backgrounds(block: Block) -> bool:
 def bombs(loop: While) -> bool:
     """A loop without a condition that starts something in the background and waits for nothing."""
     condition = loop.body.commands[0] if loop.body.commands else None
-    if not isinstance(condition, Simple) or not condition.words or condition.words[0].plain not in ("true", ":"):
+    if (
+        not isinstance(condition, Simple)
+        or not condition.words
+        or condition.words[0].plain not in ("true", ":", "false")
+    ):
         return False
     return _starts(loop.body.commands[1:])
 

@@ -85,7 +85,9 @@ def _debugger_command(value: str) -> str:
 
 
 _SED_REPLACE = re.compile(r"s(.)((?:(?!\1)[^\\*.\[^$&])*)\1((?:(?!\1)[^\\&])*)\1(g?)")
-_SED_RUNS = re.compile(r"(?:\d+|\$|/[^/]*/)?\s*s(.)(?:(?!\1).)*\1((?:(?!\1).)*)\1[gpiIm\d]*e\s*", re.DOTALL)
+_SED_RUNS = re.compile(
+    r"(?:\d+|\$|/[^/]*/)?\s*s(.)(?:\\.|(?!\1)[^\\])*\1((?:\\.|(?!\1)[^\\])*)\1[gpiIm\d]*e\s*", re.DOTALL
+)
 _SED_WRITES = re.compile(r"(?:^|[;}\d/gp])\s*[wW]\s+(/\S+)")
 
 
@@ -100,7 +102,7 @@ def sed(follower: Follower, words: list[str], stdin: str) -> str:
         if match := re.match(r"(?:\d+|\$|/[^/]*/)?\s*e\s+(.+)", script):
             follower.fed_code(match[1], "", words)
         if match := _SED_RUNS.fullmatch(script):
-            follower.fed_code(match[2], "", words)
+            follower.fed_code(match[2].replace("\\", ""), "", words)
         for match in _SED_WRITES.finditer(script):
             follower.run(["tee", match[1]], UNKNOWN)
     match = _SED_REPLACE.fullmatch("".join(scripts))

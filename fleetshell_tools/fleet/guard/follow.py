@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable, Sequence
 
-from fleetshell_tools.fleet.guard import commands_inside, programs, suspicion
+from fleetshell_tools.fleet.guard import commands_inside, programs, suspicion, written
 from fleetshell_tools.fleet.guard.bombs import bombs, endless_input, endless_loop
 from fleetshell_tools.fleet.guard.budget import Budget
 from fleetshell_tools.fleet.guard.environment import RUN_BY_OTHERS, dubious_assignment
@@ -40,6 +40,7 @@ _DECLARING = frozenset(["export", "declare", "typeset", "local", "readonly"])
 _ASSIGNING = ("env", "sudo", "systemd-run")
 _SERVICE_SCRIPTS = ("/etc/init.d/", "/etc/rc.d/")
 _LOST_IN_CONTAINERS = frozenset(["filesystem", "massdelete", "database", "device", "storage", "forkbomb", "container"])
+_GIVEN = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _MANY_NUMBERS = 16
 _INDEX = re.compile(rf"\A[\[{BRACKET}][^\]]*\]=")
 _MOST_ALIKE = 6
@@ -204,8 +205,11 @@ class Follower:
             return self._open(node.redirections, stdin)
         self._check_lines(argv, node.redirections)
         printed = self.run(argv, stdin)
-        if outer is not None:
-            self.state.variables = outer
+        for assignment in node.assignments if outer is not None else ():
+            name = self.state.named(assignment.name)
+            self.state.variables.pop(name, None)
+            if outer and name in outer:
+                self.state.variables[name] = outer[name]
         brought = argv == ["cat"] and not self._background and self._from_outside(node.redirections)
         return self._output(node.redirections, printed, follow=not brought)
 
@@ -234,7 +238,7 @@ class Follower:
                 self.state.descriptors[redirection.descriptor or "0"] = path
             elif redirection.operator not in ("<&", ">&"):
                 self.state.descriptors[redirection.descriptor or "01"[redirection.operator[0] == ">"]] = target
-                self.state.files.setdefault(f"/dev/fd/{redirection.descriptor}", programs.content(self, target))
+                self.state.files.setdefault(f"/dev/fd/{redirection.descriptor}", written.content(self, target))
         return self._output(redirections, "")
 
     def _declare(self, node: Simple) -> str:
@@ -285,13 +289,11 @@ class Follower:
             elif redirection.operator == "<":
                 target = self._evaluator().text(redirection.target)
                 self.inspect([redirection.operator, target])
-                stdin = programs.content(self, target)
+                stdin = written.content(self, target)
             elif redirection.operator == "<&":
                 target = self._evaluator().text(redirection.target)
                 stdin = (
-                    programs.content(self, self.state.descriptors[target])
-                    if target in self.state.descriptors
-                    else stdin
+                    written.content(self, self.state.descriptors[target]) if target in self.state.descriptors else stdin
                 )
         return stdin
 
@@ -304,14 +306,14 @@ class Follower:
             target = "".join(self._evaluator().fields(redirection.target)[:1])
             if operator in (">&", "<&") and (target.isdigit() or target == "-"):
                 if operator == ">&" and target in self.state.descriptors and redirection.descriptor in ("", "1"):
-                    programs.write(self, self.state.descriptors[target], printed, append=True)
+                    written.write(self, self.state.descriptors[target], printed, append=True)
                     printed = ""
                 continue
             self._judge([operator, target], printed)
             if follow:
                 self.schedule(target, printed)
             if redirection.descriptor in ("", "1"):
-                programs.write(self, target, printed, append=operator.endswith(">>"))
+                written.write(self, target, printed, append=operator.endswith(">>"))
                 printed = ""
         return printed
 
@@ -375,7 +377,7 @@ class Follower:
         self.budget.spend(4)
         text = self.state.aliases.pop(name)
         try:
-            return self.code(f"{text} {' '.join(map(programs.quoted, arguments))}", stdin)
+            return self.code(f"{text} {' '.join(map(written.quoted, arguments))}", stdin)
         finally:
             self.state.aliases[name] = text
 
@@ -388,9 +390,10 @@ class Follower:
 
     def _inside(self, words: list[str], stdin: str) -> str:
         """Follow what a program would run, where it is one that runs something."""
-        for word in words[1:] if words[0] in _ASSIGNING else ():
-            if match := re.match(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL):
-                self.check_assignment(match[1], match[2])
+        given = [_GIVEN.match(word) for word in words[1:]] if words[0] in _ASSIGNING else []
+        for match in filter(None, given):
+            self.check_assignment(match[1], match[2])
+            self.state.variables.setdefault(match[1], (match[2],))
         commands_inside.follow_options(self, words)
         inner = unwrap(words)
         if inner is None:

@@ -18,8 +18,8 @@ from fleetshell_tools.fleet.guard.symbols import from_outside
 _RUNS = frozenset(
     "system popen popen2 popen3 exec execl execle execlp execv execve execvp execSync execFile execFileSync spawn spawnl "
     "spawnlp spawnv spawnvp spawnSync subprocess call check_call check_output run Popen getoutput getstatusoutput "
-    "shell_exec passthru proc_open pcntl_exec qx capture2 capture3 capture2e os_execute execute open getline Command "
-    "create_subprocess_shell create_subprocess_exec posix_spawn posix_spawnp".split()
+    "shell_exec passthru proc_open pcntl_exec qx capture2 capture3 capture2e os_execute execute getline Command "
+    "cmd create_subprocess_shell create_subprocess_exec posix_spawn posix_spawnp".split()
 )
 _DELETES = frozenset(
     "rmtree remove unlink rmdir removedirs rm_rf rm_r rm remove_dir remove_entry remove_tree rmSync rmdirSync unlinkSync "
@@ -27,7 +27,7 @@ _DELETES = frozenset(
 )
 _WRITES = frozenset(
     "open write_text write_bytes writeFileSync writeFile writeTextFileSync writeTextFile file_put_contents fopen sysopen "
-    "truncateSync binwrite".split()
+    "truncateSync binwrite truncate".split()
 )
 _DECODES = frozenset(
     "b64decode decodebytes base64 urlsafe_b64decode decode64 decode_base64 base64_decode atob unhexlify fromhex pack unpack decompress "
@@ -48,7 +48,7 @@ _MODE = re.compile(r"[rbt]*[wax][btwx+]*|r[bt]?\+[bt]?|\+?>{1,2}(?::\w+)?.*|\+<"
 _LOOPS = frozenset(["while", "until", "for", "loop"])
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`)"""
-    r"""|<(?P<glob>/[^>\s]*)>|(?P<quote>\bq[qx]?|%x)\s?(?P<quoted>\([^)]*\)?|\{[^}]*\}?|\[[^]]*\]?)"""
+    r"""|<(?P<glob>/[^>\s]*)>|(?P<quote>\bq[qxw]?|%x)\s?(?P<quoted>\([^)]*\)?|\{[^}]*\}?|\[[^]]*\]?)"""
     r"""|(?P<word>[A-Za-z_]\w*)|(?P<other>[;()])""",
     re.DOTALL,
 )
@@ -76,6 +76,10 @@ INTERPRETERS: dict[str, Interpreter] = {
     "Rscript": Interpreter("e", "e"),
     "groovy": Interpreter("e", "e"),
     "emacs": Interpreter("", ""),
+    "julia": Interpreter("eE", "eELJ"),
+    "guile": Interpreter("c", "cel"),
+    "elixir": Interpreter("e", "er"),
+    "jshell": Interpreter("", ""),
     "awk": Interpreter("", "vFfime", first_operand=True),
 }
 _ALIASES = {
@@ -100,11 +104,13 @@ class Program:
     commands: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
-    modes: tuple[tuple[str, str], ...] = ()
+    modes: tuple[tuple[str, str, str], ...] = ()
+    drops: tuple[str, ...] = ()
     forks: bool = False
     hidden: bool = False
     connects: bool = False
     restarts: bool = False
+    ends_all: bool = False
 
 
 def interpreter_of(name: str) -> Interpreter | None:
@@ -187,6 +193,7 @@ class _Reader:
 
 
 _LONGEST = 2000
+_CHARACTER = re.compile(r"\b(?:chr|String\.fromCharCode)\((\d{1,3})\)")
 
 
 def inspect(code: str, depth: int = 0, arguments: Sequence[str] = ()) -> Program:
@@ -197,34 +204,67 @@ def inspect(code: str, depth: int = 0, arguments: Sequence[str] = ()) -> Program
         depth: How many layers of encoding it came out of.
         arguments: What the code is given on its command line.
     """
-    reader = _Reader(code)
+    reader = _Reader(_CHARACTER.sub(lambda match: repr(chr(int(match[1]) % 128)), code))
     words, groups = reader.words, reader.groups
     strings = [text for group in groups for text in group]
     if words & _ARGUMENTS:
         strings += arguments
     # The words of an argument list stand next to each other: ["rm", "-rf", "/"].
     lists = [" ".join(group) for group in groups if len(group) > 1]
-    paths = tuple(text for text in strings if text.startswith(("/", "~")))
+    lists_folder = bool(words & {"listdir", "glob", "iterdir", "scandir", "walk", "readdir", "entries", "children"})
+    paths = tuple(
+        text for text in strings if text.startswith(("/", "~")) or (lists_folder and text in (".", "*", "./*", "**"))
+    )
     # What is called by a name in a text: `array_map("unlink", …)`, `getattr(os, "system")`.
-    words |= {text for text in strings if text in _RUNS | _DELETES}
+    words |= {text for text in strings if text in _RUNS | _DELETES | _DECODES}
+    if "[::-1]" in code or words & {"strrev", "reverse", "reversed"}:
+        strings += [text[::-1] for text in strings]
     shells = any(_SHELL.match(text) for text in strings)
     opens = words & _WRITES - {"open", "fopen"} or any(_MODE.fullmatch(text) for text in strings)
     writes = (words & _WRITES and opens) or (words & {"write", "truncate"} and words & {"File", "IO"})
     piped = _PIPED.search(code) is not None
     program = Program(
-        commands=(*strings, *lists) if words & _RUNS or piped else tuple(reader.backquoted),
+        commands=(*strings, *lists) if words & _RUNS or piped else (*reader.backquoted, *_opened(words, strings)),
         deleted=paths if words & _DELETES else (),
         written=paths if writes else tuple(_REDIRECTED.findall(code)),
-        modes=tuple((_octal(code), path) for path in paths) if words & {"chmod", "chmodSync", "lchmod"} else (),
+        modes=tuple((name, mode, path) for path in paths for name, mode in _changes(words, code)),
+        drops=(*(strings if words & _STATEMENTS else ()), *("drop database x" for _ in words & _DROPS)),
         forks=_forks(code, words, strings),
-        hidden=bool(words & _EVALUATES and words & _FETCHES),
-        connects=shells and bool(words & _SOCKETS),
-        restarts="reboot" in words and bool(words & {"CDLL", "syscall", "ctypes", "ffi", "dlopen"}),
+        hidden=bool(words & _EVALUATES and (words & _FETCHES or any(text.startswith("http") for text in strings))),
+        connects=(shells and bool(words & _SOCKETS)) or ("getline" in words and "/inet/tcp" in code),
+        restarts="SYS_reboot" in words
+        or ("reboot" in words and bool(words & {"CDLL", "syscall", "ctypes", "ffi", "dlopen"})),
+        ends_all="process_iter" in words and bool(words & {"kill", "terminate"}),
     )
     if words & _EVALUATES and depth < _DEEPEST:
         for text in strings:
             program = _both(program, inspect(text, depth + 1)) if len(text) > 5 else program
+    # The mode of an old-fashioned `open` stands before the path: `">/dev/sda"`.
+    modal = tuple(text.lstrip("+<> ") for text in strings if text.startswith((">", "+<", "+>")) and "/" in text)
+    if modal and "open" in words:
+        program = replace(program, written=(*program.written, *modal))
     return _decoded(program, words, strings, depth)
+
+
+_STATEMENTS = frozenset("execute executescript executemany query raw prepare exec do executeUpdate".split())
+_DROPS = frozenset(
+    "flushall flushdb flushAll flushDb dropDatabase drop_database drop_collection drop_all dropCollection drop_table".split()
+)
+
+
+def _changes(words: set[str], code: str) -> list[tuple[str, str]]:
+    """The modes and owners that code sets, as arguments of `chmod` and `chown`."""
+    changes = [("chmod", _octal(code))] if words & {"chmod", "chmodSync", "lchmod"} else []
+    return [*changes, ("chown", "nobody")] if words & {"chown", "chownSync", "lchown"} else changes
+
+
+def _opened(words: set[str], strings: Sequence[str]) -> list[str]:
+    """`open("|reboot")`: a pipe in place of a file."""
+    return (
+        [text.strip("| ") for text in strings if text.strip()[:1] == "|" or text.strip()[-1:] == "|"]
+        if "open" in words
+        else []
+    )
 
 
 _ARGUMENTS = frozenset("argv ARGV process args".split())
@@ -257,10 +297,12 @@ def _both(one: Program, other: Program) -> Program:
         deleted=one.deleted + other.deleted,
         written=one.written + other.written,
         modes=one.modes + other.modes,
+        drops=one.drops + other.drops,
         forks=one.forks or other.forks,
         hidden=one.hidden or other.hidden,
         connects=one.connects or other.connects,
         restarts=one.restarts or other.restarts,
+        ends_all=one.ends_all or other.ends_all,
     )
 
 

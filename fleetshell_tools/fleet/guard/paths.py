@@ -25,7 +25,7 @@ bin boot dev etc home lib lib32 lib64 libx32 libexec opt proc root run sbin srv 
 boot/efi boot/grub boot/grub2 boot/loader lib/modules lib/systemd lib/x86_64-linux-gnu root/.ssh
 etc/ssh etc/systemd etc/pam.d etc/network etc/netplan etc/init.d etc/sudoers.d etc/security etc/default etc/apt
 usr/bin usr/sbin usr/lib usr/lib32 usr/lib64 usr/libexec usr/local usr/share usr/include
-var/lib var/log var/spool var/mail var/www var/backups usr/lib/systemd usr/lib/modules usr/lib/x86_64-linux-gnu
+var/lib var/log var/spool var/spool/mail var/vmail var/mail var/www var/backups usr/lib/systemd usr/lib/modules usr/lib/x86_64-linux-gnu
 run/systemd usr/lib/aarch64-linux-gnu lib/aarch64-linux-gnu usr/local/bin usr/local/lib usr/local/sbin var/lib/dpkg var/lib/rpm var/lib/systemd var/spool/cron
 """
 _DATA = """
@@ -37,7 +37,8 @@ etc/passwd etc/shadow etc/group etc/gshadow etc/sudoers etc/fstab etc/crypttab e
 etc/ld.so.cache etc/machine-id etc/default/grub etc/ssh/sshd_config boot/grub/grub.cfg
 lib64/ld-linux* lib/ld-linux* usr/lib64/ld-linux* usr/lib/ld-linux* lib/x86_64-linux-gnu/ld-linux* usr/lib/x86_64-linux-gnu/ld-linux*
 lib/aarch64-linux-gnu/libc.so* usr/lib/aarch64-linux-gnu/libc.so* usr/lib/aarch64-linux-gnu/ld-linux* lib64/libc.so* usr/lib64/libc.so* lib/ld-musl*
-boot/vmlinuz boot/initrd.img usr/bin/mount usr/bin/login usr/bin/su usr/bin/ls bin/cp bin/mv bin/cat usr/bin/cat usr/bin/rm lib/systemd/systemd usr/lib/systemd/systemd sbin/init usr/sbin/init
+boot/vmlinuz boot/initrd.img usr/bin/python3 usr/bin/perl usr/bin/apt usr/bin/apt-get usr/bin/dpkg usr/bin/rpm usr/bin/dnf usr/bin/yum
+usr/bin/passwd usr/bin/chmod usr/bin/cp usr/bin/mv bin/rm bin/chmod usr/bin/mount usr/bin/login usr/bin/su usr/bin/ls bin/cp bin/mv bin/cat usr/bin/cat usr/bin/rm lib/systemd/systemd usr/lib/systemd/systemd sbin/init usr/sbin/init
 bin/sh bin/bash bin/dash bin/ls bin/mount bin/login bin/su usr/bin/sh usr/bin/bash usr/bin/dash usr/bin/env usr/bin/sudo
 usr/bin/systemctl bin/systemctl usr/sbin/sshd lib/x86_64-linux-gnu/libc.so* usr/lib/x86_64-linux-gnu/libc.so*
 root/.ssh/authorized_keys home/*/.ssh/authorized_keys var/lib/dpkg/status var/lib/rpm/rpmdb.sqlite var/lib/rpm/Packages
@@ -63,7 +64,7 @@ _CRITICAL_FILES = Table(_FILES)
 
 _STARTUP = re.compile(
     r"/etc/(?:crontab|anacrontab|cron\.[a-z]+/.+|(?:systemd|init\.d|rc\.d|rc[0-9S]\.d|runlevels|conf\.d|local\.d|init)/.+|rc\.local|inittab"
-    r"|ld\.so\.(?:preload|conf|conf\.d/.+)|(?:pam\.d|security|sudoers\.d|profile\.d|ssh/sshd_config\.d|grub\.d|default/grub\.d)/.+"
+    r"|ld\.so\.(?:preload|conf|conf\.d/.+)|(?:pam\.d|security(?!/limits)|sudoers\.d|profile\.d|ssh/sshd_config\.d|grub\.d|default/grub\.d)/.+"
     r"|(?:modules|modprobe\.d/.+|modules-load\.d/.+|udev/rules\.d/.+)|profile|bash\.bashrc|bashrc|environment|shells|login\.defs|nologin"
     r"|zsh/.+|csh\.(?:login|cshrc))"
     r"|/var/spool/(?:cron|at)/.+|/boot/.+|(?:/usr)?/lib(?:64)?/(?:[^/]+/)?security/.+|(?:/usr)?/lib/systemd/.+|(?:/usr)?/lib/udev/rules\.d/.+|/run/systemd/.+"
@@ -91,7 +92,10 @@ _MOUNTS = frozenset(["mnt", "media"])
 _DATA_BELOW = frozenset(["var/www", "var/lib", "var/backups", "var/spool", "var/mail", "run/media", "var/opt"])
 _STORES = frozenset(
     "mysql postgresql pgsql mongodb mongo redis influxdb elasticsearch opensearch clickhouse cassandra docker containerd etcd "
-    "kubelet libvirt rancher prometheus grafana ldap".split()
+    "kubelet libvirt rancher jenkins gitlab rabbitmq kafka zookeeper minio vault consul prometheus grafana ldap".split()
+)
+_DATABASES = frozenset(
+    "mysql postgresql pgsql mongodb mongo redis influxdb elasticsearch opensearch clickhouse cassandra etcd ldap".split()
 )
 _PASSING = re.compile(
     r"cache|te?mp|log|build|dist|trash|old|test|node_modules|target|\A\.|scratch|staging", re.IGNORECASE
@@ -165,7 +169,9 @@ def is_data_tree(target: str, folder: str) -> bool:
         parts.pop()
     if not parts or parts[0] in ("tmp", "proc", "dev") or any(_PASSING.search(part) for part in parts):
         return False
-    if everything and parts[:2] == ["var", "lib"] and len(parts) > 2 and parts[2] in _STORES:
+    if len(parts) == 3 and parts[:2] == ["var", "lib"] and parts[2] in _STORES:
+        return True
+    if parts[:2] == ["var", "lib"] and len(parts) > 2 and parts[2] in (_STORES if everything else _DATABASES):
         return True
     if not is_known("".join(parts)) or has_wildcard("".join(parts)):
         return False

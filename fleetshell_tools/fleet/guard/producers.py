@@ -200,6 +200,7 @@ def _redis(arguments: Sequence[str], stdin: str) -> str:
     """`redis-cli keys '*'` and `--scan` without a narrower pattern name every key."""
     words = list(arguments)
     pattern = words[words.index("--pattern") + 1 :][:1] if "--pattern" in words else ["*"]
+    words = ["keys" if word == "KEYS" else word for word in words]
     pattern = words[words.index("keys") + 1 :][:1] if "keys" in words else pattern
     listing = "--scan" in words or "keys" in words
     return STAR + "\n" if listing and [plain(word) for word in pattern] == ["*"] else UNKNOWN
@@ -219,6 +220,17 @@ def _kubectl(arguments: Sequence[str], stdin: str) -> str:
     kinds = options.operands[1:] if options.operands[:1] == ["get"] else []
     narrow = len(kinds) != 1 or "/" in kinds[0] or options.has("l", "selector", "field-selector")
     return "" if narrow else STAR + "\n"
+
+
+def _systemctl(arguments: Sequence[str], stdin: str) -> str:
+    """`list-units` without a pattern names every unit."""
+    operands = parse(arguments, short="t", long=("type", "state", "property")).operands
+    return STAR + "\n" if operands in (["list-units"], ["list-unit-files"]) else UNKNOWN
+
+
+def _tree(arguments: Sequence[str], stdin: str) -> str:
+    options = parse(arguments, short="LPI")
+    return "".join(f"{path.rstrip('/')}/{STAR}\n" for path in options.operands) if options.has("f", "i") else UNKNOWN
 
 
 def _type(arguments: Sequence[str], stdin: str) -> str:
@@ -299,6 +311,8 @@ PRODUCERS: dict[str, Producer] = {
     "mktemp": _mktemp,
     **dict.fromkeys(("docker", "podman", "nerdctl", "crictl", "ctr", "lxc", "incus", "helm"), _docker),
     "kubectl": _kubectl,
+    "systemctl": _systemctl,
+    "tree": _tree,
     "type": _type,
     "seq": _seq,
     "realpath": _same_path,

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fleetshell_tools.fleet.guard import commands_inside, containers
-from fleetshell_tools.fleet.guard.interpreters import code_of, file_of, inspect, interpreter_of
+from fleetshell_tools.fleet.guard.interpreters import interpreter_of
 from fleetshell_tools.fleet.guard.judges.startup import CRON_LINE, dubious
+from fleetshell_tools.fleet.guard.languages import compiler, interpreter
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import resolve
-from fleetshell_tools.fleet.guard.producers import produce
 from fleetshell_tools.fleet.guard.rules import Finding
 from fleetshell_tools.fleet.guard.search import Search
-from fleetshell_tools.fleet.guard.symbols import LOCAL, STAR, UNKNOWN, is_known, plain
+from fleetshell_tools.fleet.guard.shell_builtins import BUILTINS
+from fleetshell_tools.fleet.guard.symbols import STAR, UNKNOWN, is_known, plain
+from fleetshell_tools.fleet.guard.written import content, write
 
 if TYPE_CHECKING:
     from fleetshell_tools.fleet.guard.follow import Follower
@@ -31,32 +31,6 @@ def handler(name: str) -> Handler | None:
     if name in SHELLS:
         return shell
     return _HANDLERS.get(name) or (interpreter if interpreter_of(name) else None)
-
-
-def quoted(word: str) -> str:
-    """A word as shell code that evaluates to it again, active wildcards included."""
-    return word if plain(word) != word else shlex.quote(word)
-
-
-def content(follower: Follower, path: str) -> str:
-    """What a file holds: what this command wrote to it, else the mark for a file on the server."""
-    if path in ("/dev/null", ""):
-        return ""
-    if path.startswith(("/dev/tcp/", "/dev/udp/")):
-        return UNKNOWN
-    name = resolve(path, follower.state.folder)
-    # The number of a daemon that nobody logs in without stands for the first process, which nobody can do without either.
-    return follower.state.files.get(name, "1\n" if _NEEDED_PID.fullmatch(name) else LOCAL)
-
-
-_NEEDED_PID = re.compile(r"(?:/var)?/run/(?:sshd|dbus/pid|dbus)(?:\.pid)?")
-
-
-def write(follower: Follower, path: str, text: str, *, append: bool = False) -> None:
-    """Remember what a file holds from now on."""
-    name = resolve(path, follower.state.folder)
-    before = follower.state.files.get(name, "") if append else ""
-    follower.state.files[name] = follower.budget.value(before + text)
 
 
 def shell(follower: Follower, words: list[str], stdin: str) -> str:
@@ -176,6 +150,19 @@ def _find(follower: Follower, words: list[str], stdin: str) -> str:
     for command in search.commands:
         for path in found:
             follower.run([word.replace("{}", path) for word in command], "")
+    numbers = "1\n" if "/proc" in search.roots and "-printf" in words else ""
+    return numbers + "".join(path + "\n" for path in found)
+
+
+def _fd(follower: Follower, words: list[str], stdin: str) -> str:
+    """`fd PATTERN FOLDER… -x COMMAND`"""
+    at = next((at for at, word in enumerate(words) if word in ("-x", "-X", "--exec", "--exec-batch")), len(words))
+    operands = parse(words[1:at], short="dteEScgj", long=("type", "extension", "exclude", "max-depth")).operands
+    whole = not plain("".join(operands[:1])).strip(".*")
+    found = [f"{root.rstrip('/')}/{STAR if whole else UNKNOWN}" for root in operands[1:] or ["."]]
+    for path in found if words[at + 1 :] else ():
+        command = [word.replace("{}", path) for word in words[at + 1 :]]
+        follower.run(command if "{}" in words[at + 1 :] else [*command, path], "")
     return "".join(path + "\n" for path in found)
 
 
@@ -221,55 +208,6 @@ def _download(follower: Follower, words: list[str], stdin: str) -> str:
     return UNKNOWN
 
 
-def _cd(follower: Follower, words: list[str], stdin: str) -> str:
-    operands = parse(words[1:]).operands
-    state = follower.state
-    before = state.folder
-    if not operands and words[1:] != ["-"]:
-        state.folder = state.home
-    elif words[1:] == ["-"] or operands[0] == "-":
-        state.folder = "".join(state.variables.get("OLDPWD", (UNKNOWN,)))
-    else:
-        state.folder = resolve(operands[0], state.folder) or UNKNOWN
-    state.variables["OLDPWD"] = (before,)
-    return ""
-
-
-def _pwd(follower: Follower, words: list[str], stdin: str) -> str:
-    return follower.state.folder + "\n"
-
-
-def _alias(follower: Follower, words: list[str], stdin: str) -> str:
-    for word in words[1:]:
-        name, equals, value = word.partition("=")
-        if equals:
-            follower.state.aliases[name] = value
-    return ""
-
-
-def _hash(follower: Follower, words: list[str], stdin: str) -> str:
-    if words[1:2] == ["-p"] and len(words) > 3:
-        follower.state.aliases[words[3]] = quoted(words[2])
-    return ""
-
-
-def _set(follower: Follower, words: list[str], stdin: str) -> str:
-    options = parse(words[1:], short="o", to_operand=True)
-    if options.operands or "--" in words:
-        follower.state.positional = tuple(options.operands)
-    return ""
-
-
-def _read(follower: Follower, words: list[str], stdin: str) -> str:
-    """The first line goes to the variables, the last of which takes the rest."""
-    names = parse(words[1:], short="adinNptu").operands or ["REPLY"]
-    line = next(iter(stdin.splitlines()), UNKNOWN)
-    pieces = line.split(None, len(names) - 1)
-    for position, name in enumerate(names):
-        follower.state.variables[name] = (pieces[position] if position < len(pieces) else "",)
-    return ""
-
-
 _FAN_OUT = {
     "ansible": "mauiefltMBPT",
     "pdsh": "wxlfutRg",
@@ -299,12 +237,6 @@ def _ansible(follower: Follower, words: list[str], stdin: str) -> str:
     return UNKNOWN
 
 
-def _mapfile(follower: Follower, words: list[str], stdin: str) -> str:
-    names = parse(words[1:], short="dnOsuCc").operands or ["MAPFILE"]
-    follower.state.variables[names[0]] = tuple(stdin.splitlines()) or (UNKNOWN,)
-    return ""
-
-
 def _mkfifo(follower: Follower, words: list[str], stdin: str) -> str:
     for path in parse(words[1:], short="mZ").operands:
         write(follower, path, UNKNOWN)
@@ -325,25 +257,11 @@ def _connects(follower: Follower, words: list[str], stdin: str) -> str:
     return UNKNOWN
 
 
-def _printf_variable(follower: Follower, words: list[str], stdin: str) -> str:
-    if words[1:2] == ["-v"] and len(words) > 3:
-        follower.state.variables[words[2]] = (produce("printf", words[3:], stdin),)
-        return ""
-    return produce("printf", words[1:], stdin)
-
-
-def _trap(follower: Follower, words: list[str], stdin: str) -> str:
-    operands = parse(words[1:], to_operand=True).operands
-    if len(operands) > 1 and operands[0] not in ("-", ""):
-        follower.fed_code(operands[0], "", words)
-    return ""
-
-
 def _crontab(follower: Follower, words: list[str], stdin: str) -> str:
     """`crontab -` and `crontab FILE` take lines whose sixth field and what follows is shell code."""
     options = parse(words[1:], short="u")
-    if options.operands:
-        table = stdin if options.operands[0] == "-" else content(follower, options.operands[0])
+    if options.operands or (stdin and not options.has("l", "e", "r")):
+        table = stdin if options.operands in ([], ["-"]) else content(follower, options.operands[0])
         for line in table.splitlines():
             if match := CRON_LINE.match(line):
                 if dubious(match[1]) and is_known(match[1]):
@@ -354,78 +272,22 @@ def _crontab(follower: Follower, words: list[str], stdin: str) -> str:
     return UNKNOWN + "\n"
 
 
-def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
-    """Follow the shell commands in another language's code, and judge what it deletes and writes."""
-    language = interpreter_of(words[0])
-    code, arguments = code_of(language, words[1:], stdin) if language else ("", ())
-    if language and (file := file_of(language, words[1:])):
-        code = follower.state.files.get(resolve(file, follower.state.folder), code)
-    if code and not code.replace(UNKNOWN, "").strip():
-        follower.refuse(words, "undecodable-code", "runs code that cannot be known before")
-        return UNKNOWN
-    program = inspect(plain(code), arguments=arguments)
-    if words[0] in ("tclsh", "expect"):
-        # Tcl needs no quotes: `exec rm -rf /etc`.
-        program = replace(program, commands=tuple(re.findall(r"\b(?:exec|spawn|system)\s+([^\n;\]]+)", plain(code))))
-    if program.connects:
-        follower.refuse(words, "remote-shell", "gives a shell to another host")
-    if program.hidden:
-        follower.refuse(words, "undecodable-code", "runs code that cannot be known before")
-    if program.forks:
-        follower.report(Finding("forkbomb", "fork-loop", "starts itself again and again", tuple(words)))
-    for command in program.commands:
-        follower.subshell(lambda command=command: follower.code(command))  # type: ignore[misc]
-    if program.deleted:
-        follower.run(["rm", "-rf", *_expanded(follower, program.deleted)], "")
-    for mode, path in program.modes:
-        follower.run(["chmod", mode, path], "")
-    if program.restarts:
-        follower.run(["reboot"], "")
-    for path in program.written:
-        follower.run(["tee", path], "")
-    if re.search(r"\b(?:kill|killpg)\s*\(?\s*(?:-?1\b(?=\s*,)|-1|9,\s*-?1|['\"]?KILL['\"]?,\s*-1)\b", plain(code)):
-        follower.run(["kill", "--", "-1"], "")
-    column = _COLUMN.fullmatch(code.strip()) if language and language.first_operand else None
-    if column and not [word for word in words[2:] if word != code and not word.startswith("-")]:
-        return "".join(
-            (line.split() or [""])[int(column[1]) - 1 : int(column[1])][0] + "\n"
-            for line in stdin.splitlines()
-            if len(line.split()) >= int(column[1])
-        )
-    return UNKNOWN
-
-
-_COLUMN = re.compile(r"(?:NR\s?[>!=]=?\s?\d+\s?)?\{\s?print\s?\$([1-9])\s?;?\s?\}")
-
-
-def _expanded(follower: Follower, paths: tuple[str, ...]) -> list[str]:
-    """Paths in other languages are often expanded too (`glob`, `expanduser`)."""
-    return [path.replace("*", STAR).replace("~", follower.state.home, 1) for path in paths]
-
-
 _HANDLERS: dict[str, Handler] = {
+    **BUILTINS,
     ".": _source,
     "source": _source,
     "xargs": _xargs,
     "parallel": _parallel,
     "find": _find,
+    **dict.fromkeys(("fd", "fdfind"), _fd),
+    **dict.fromkeys(("gcc", "cc", "clang", "tcc", "g++"), compiler),
     "ls": _list,
     "cat": _cat,
     "tee": _tee,
     "curl": _download,
     "wget": _download,
-    "cd": _cd,
-    "pushd": _cd,
-    "pwd": _pwd,
-    "alias": _alias,
-    "hash": _hash,
-    "set": _set,
-    "read": _read,
-    "trap": _trap,
     "crontab": _crontab,
     **dict.fromkeys(_FAN_OUT, _ansible),
-    "mapfile": _mapfile,
-    "readarray": _mapfile,
     "mkfifo": _mkfifo,
     "whoami": _whoami,
     "id": _whoami,
@@ -443,5 +305,4 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("psql", "mysql", "mariadb", "sqlite3"), commands_inside.client),
     **dict.fromkeys(("cp", "ln", "install", "mv"), _copies),
     **dict.fromkeys(containers.PROGRAMS, containers.inside),
-    "printf": _printf_variable,
 }

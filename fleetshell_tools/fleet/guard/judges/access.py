@@ -9,7 +9,7 @@ from fleetshell_tools.fleet.guard.judges.words import HARMLESS, Row, by_words, t
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import is_critical_file, is_critical_folder, is_system_folder, resolve
 from fleetshell_tools.fleet.guard.rules import Command, Finding, judges
-from fleetshell_tools.fleet.guard.symbols import UNKNOWN, shown
+from fleetshell_tools.fleet.guard.symbols import STAR, UNKNOWN, shown
 
 _LOGINS = ("access", "stop-logins", "ends logins or the network of the host")
 _NETWORK = ("access", "cut-network", "takes the host off the network")
@@ -25,7 +25,7 @@ _LOGIN_UNITS = (
     "network.service|network.target|systemd-logind|systemd-logind.service|dbus|dbus.service"
 )
 _ESSENTIAL = (
-    "openssh-server|openssh|systemd|bash|coreutils|glibc|libc6|util-linux|sudo|init|dpkg|rpm|login|apt|base-files|libc-bin|"
+    "openssh-server|openssh|systemd|bash|coreutils|glibc|libc6|util-linux|sudo|init|dpkg|rpm|login|apt|base-files|libc-bin|busybox|musl|alpine-base|python3|python3-minimal|perl-base|libc6:*|"
     "kernel|linux-image-amd64|linux-image-generic|linux-image*|^linux-image*|kernel-core|grub*|systemd-sysv|libpam*|"
     "--allow-remove-essential|--force-remove-essential|--force-all|network-manager|netplan.io|openssh-*"
 )
@@ -133,9 +133,9 @@ def opens_up(command: Command) -> Finding | None:
     for target in targets:
         path = resolve(target, command.folder)
         if (
-            recursive
+            (recursive or (command.name != "chmod" and path.endswith(STAR)))
             and is_system_folder(target, command.folder)
-            and (extreme or not _APPLICATIONS.fullmatch(shown(path)))
+            and (extreme or not _APPLICATIONS.fullmatch(shown(path.removesuffix("/" + STAR))))
         ):
             return Finding(*_RIGHTS, command.argv)
         whole = is_critical_folder(target, command.folder) and not _APPLICATIONS.fullmatch(path)
@@ -235,6 +235,21 @@ def changes_attributes(command: Command) -> Finding | None:
         critical = is_critical_file(target, command.folder) and (command.name == "setfacl" or "+i" in command.arguments)
         if system or critical:
             return Finding(*_RIGHTS, command.argv)
+    return None
+
+
+_WEAKENS = re.compile(
+    r"^\s*(?:PermitRootLogin\s+yes|PermitEmptyPasswords\s+yes|DenyUsers\s+(?:\*|root)|UsePAM\s+no|PubkeyAuthentication\s+no)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+@judges(">", ">>", "tee")
+def changes_ssh(command: Command) -> Finding | None:
+    """Lines of sshd's configuration that let everybody in, or nobody."""
+    configured = any(resolve(word, command.folder).startswith("/etc/ssh/sshd_config") for word in command.arguments)
+    if configured and _WEAKENS.search(command.stdin):
+        return Finding("access", "change-logins", "lets anybody or nobody log in", command.argv)
     return None
 
 

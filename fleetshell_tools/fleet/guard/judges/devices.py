@@ -133,7 +133,21 @@ def flashes(command: Command) -> Finding | None:
     return None
 
 
-@judges("mkfs", "mke2fs", "mkswap", "mkdosfs", "mkntfs", "mkexfatfs", "mkreiserfs", "wipefs")
+@judges(
+    "mkfs",
+    "mke2fs",
+    "mkswap",
+    "mkdosfs",
+    "mkntfs",
+    "mkexfatfs",
+    "mkreiserfs",
+    "mkudffs",
+    "newfs",
+    "jfs_mkfs",
+    "mkexfat",
+    "mkf2fs",
+    "wipefs",
+)
 def formats(command: Command) -> Finding | None:
     options = parse(command.arguments, short="tLUobiEmNOTImnp", long=("type", "label", "offset", "types", "backup"))
     if options.has("help", "version", "V") or (
@@ -151,10 +165,12 @@ def formats(command: Command) -> Finding | None:
 # Program, words of which one must follow as an operand or option (none: always), whether a device must be named too.
 _DESTROYING: dict[str, tuple[frozenset[str], bool]] = {
     "blkdiscard": (frozenset(), True),
-    "sgdisk": (frozenset(["-o", "-Z", "-z", "--clear", "--zap", "--zap-all", "-d", "--delete"]), True),
+    "sgdisk": (frozenset(["-o", "-Z", "-z", "--clear", "-n", "--new", "--zap", "--zap-all", "-d", "--delete"]), True),
     "parted": (frozenset(["mklabel", "mktable", "rm", "mkpart", "resizepart"]), True),
     "ceph-volume": (frozenset(["zap"]), False),
     "lvresize": (frozenset(["-f", "--force", "--yes", "-y"]), False),
+    "targetcli": (frozenset(["clearconfig", "delete"]), False),
+    "diskutil": (frozenset("eraseDisk eraseVolume partitionDisk zeroDisk secureErase reformat".split()), False),
     "multipath": (frozenset(["-F", "-W"]), False),
     "nvme": (frozenset(["format", "sanitize", "delete-ns"]), False),
     "hdparm": (

@@ -28,18 +28,21 @@ def deletes(command: Command) -> Finding | None:
         _BOOTED.fullmatch(resolve(target, command.folder)) for target in options.operands
     )
     if booted or any(
-        is_critical(target, command.folder) or _is_kernel(target, command.folder) for target in options.operands
+        is_critical(target, command.folder) or _is_singular(target, command.folder) for target in options.operands
     ):
         return Finding("filesystem", "delete-critical", "deletes what the host needs", command.argv, (RM,))
     return None
 
 
+_LOGIN_RULES = re.compile(r"/etc/pam\.d/(?:sshd|login|sudo|su|system-auth|common-.*)")
 _KERNEL = re.compile(r"/etc/ssh/ssh_host_.*|/boot/(?:vmlinuz|initr|System\.map|efi|grub).*|(?:/usr)?/lib/modules/.*")
 
 
-def _is_kernel(target: str, folder: str) -> bool:
-    """A kernel, or its modules, of a release that cannot be known: the running one perhaps; all of the host keys."""
+def _is_singular(target: str, folder: str) -> bool:
+    """A kernel, or its modules, of a release that cannot be known: the running one perhaps; all of the host keys; who may log in."""
     path = resolve(target, folder)
+    if _LOGIN_RULES.fullmatch(path):
+        return True
     return (not is_known(path) or has_wildcard(path)) and _KERNEL.fullmatch(path) is not None
 
 
@@ -95,7 +98,10 @@ def brings(command: Command) -> Finding | None:
 @judges("ln")
 def links(command: Command) -> Finding | None:
     options = parse(command.arguments, short="tS", long=("target-directory", "suffix"))
-    if options.has("f", "force") and any(is_critical_file(target, command.folder) for target in options.operands[1:]):
+    source, *targets = options.operands or [""]
+    # `/usr/bin/python3` may well point to another python.
+    targets = [target for target in targets if not target.rpartition("/")[2] or target.rpartition("/")[2] not in source]
+    if options.has("f", "force") and any(is_critical_file(target, command.folder) for target in targets):
         return Finding("filesystem", "replace-critical", "replaces a file that the host needs", command.argv, (RM,))
     return None
 
@@ -179,9 +185,10 @@ def covers(command: Command) -> Finding | None:
     read_only = {"remount", "ro"} <= set((options.value("o", "options") or "").split(","))
     if read_only and options.operands[-1:] == ["/"]:
         return Finding("storage", "unmount-critical", "makes the root file system unwritable", command.argv)
-    hiding = options.value("t", "types") in ("tmpfs", "ramfs", "overlay") or options.has(
-        "bind", "rbind", "B", "R", "move", "M"
-    )
+    how = set((options.value("o", "options") or "").split(","))
+    hiding = (
+        options.value("t", "types") in ("tmpfs", "ramfs", "overlay") or how & {"bind", "rbind", "move"}
+    ) or options.has("bind", "rbind", "B", "R", "move", "M")
     target = (options.operands or [""])[-1]
     path = resolve(target, command.folder)
     if (

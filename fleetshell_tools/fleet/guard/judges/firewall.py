@@ -34,6 +34,17 @@ def judged_by_words(command: Command) -> Finding | None:
     return by_words(command, _RULES)
 
 
+@judges("firewall-cmd")
+def richly_denies(command: Command) -> Finding | None:
+    """`--add-rich-rule='rule service name="ssh" drop'`"""
+    rules = [word for word in command.arguments if word.startswith(("--add-rich-rule", "rule "))]
+    shut = any(
+        ("ssh" in rule or '"22"' in rule) and ("drop" in rule or "reject" in rule) and "source" not in rule
+        for rule in rules
+    )
+    return Finding(*LOCK_OUT, command.argv) if shut else None
+
+
 _SSH = frozenset(["22", "ssh", "22/tcp", "OpenSSH", "--dport=22", "--add-service=ssh", "--add-port=22/tcp"])
 _LETS_IN = frozenset(["allow", "limit", "ACCEPT", "accept", "--add-service=ssh", "--add-port=22/tcp"])
 _TABLES = ("iptables", "ip6tables", "iptables-nft", "iptables-legacy")
@@ -54,6 +65,13 @@ def denies_ssh(command: Command) -> Finding | None:
     words = list(command.arguments)
     denied = set(words) & {"deny", "reject"} and set(words) & _SSH and "default" not in words and "delete" not in words
     source = words[words.index("from") + 1 :][:1] if "from" in words else ["any"]
+    if (
+        "from" in words
+        and source == ["any"]
+        and set(words) & {"deny", "reject"}
+        and not set(words) & {"port", "delete"}
+    ):
+        return Finding(*_DEFAULT, command.argv)
     return Finding(*LOCK_OUT, command.argv) if denied and source in (["any"], ["0.0.0.0/0"]) else None
 
 
@@ -105,7 +123,7 @@ def filters(command: Command) -> Finding | None:
     drops = bool(given & {"DROP", "REJECT"})
     base = bool(given & {"INPUT", "OUTPUT"})
     from_one = given & {"-s", "--source"} and "0.0.0.0/0" not in given
-    to_ssh = bool(given & {"22", "ssh"})
+    to_ssh = any({"22", "ssh"} & set(word.split(",")) for word in words)
     if given & {"-P", "--policy"} and base and drops:
         return Finding(*_DEFAULT, command.argv)
     if given & {"-D", "--delete"} and base and to_ssh and "ACCEPT" in given and not from_one:

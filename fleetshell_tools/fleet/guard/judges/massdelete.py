@@ -71,7 +71,7 @@ def cleans(command: Command) -> Finding | None:
 
 
 _ROWS: tuple[Row, ...] = (
-    ("borg", _BACKUPS, ("delete --force|-f", "prune --keep-last=0")),
+    ("borg", _BACKUPS, ("delete --force|-f", "prune --keep-last=0", "prune --keep-last 0")),
     ("restic", _BACKUPS, ("forget --prune 0|--keep-last=0|--unsafe-allow-remove-all", "key remove")),
     ("rclone", _BACKUPS, ("purge|delete|cleanup", "sync --delete-before /tmp/empty|empty")),
     ("duplicity", _BACKUPS, ("remove-all-but-n-full 0", "remove-older-than 0s|0D|now")),

@@ -94,11 +94,13 @@ def asks_systemd(command: Command) -> Finding | None:
     return None
 
 
-@judges(">", ">>", ">|", "tee")
+@judges(">", ">>", ">|", "tee", "cp", "dd")
 def triggers(command: Command) -> Finding | None:
     """Writing a letter to /proc/sysrq-trigger, or a sleep state to /sys/power/state."""
+    targets = {"cp": command.arguments[-1:]}.get(command.name, command.arguments)
     if any(
-        resolve(target, command.folder) in ("/proc/sysrq-trigger", "/sys/power/state") for target in command.arguments
+        resolve(target.removeprefix("of="), command.folder) in ("/proc/sysrq-trigger", "/sys/power/state")
+        for target in targets
     ):
         return _finding(command, _RESTARTS)
     return None

@@ -19,6 +19,7 @@ _HARMLESS = frozenset(["-0", "-HUP", "-1", "-SIGHUP", "-USR1", "-CONT"])
 
 
 # The first process reloads what it reads, or says how it is.
+_MOST_BY_NUMBER = 200
 _MILD = frozenset("-HUP -SIGHUP HUP -USR1 USR1 -USR2 -CONT -0 -WINCH -SIGUSR1".split())
 
 
@@ -29,6 +30,8 @@ def kills(command: Command) -> Finding | None:
         return None
     if "1" in words[1:] and _STOPPING.fullmatch(words[0]):
         return Finding("power", "stop", "stops the host", command.argv, (SHUTDOWN,))
+    if sum(word.isdigit() for word in words) > _MOST_BY_NUMBER:
+        return Finding("process", "kill-all", _EFFECT, command.argv[:9])
     if set(words[:2]) & _MILD and not any(word.strip() == "-1" for word in words[1:]):
         return None
     if words[0] in ("-s", "-n", "--signal"):

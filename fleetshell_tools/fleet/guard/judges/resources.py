@@ -9,7 +9,7 @@ from fleetshell_tools.fleet.guard.judges.words import Row, by_words, table
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import is_system_folder, resolve
 from fleetshell_tools.fleet.guard.rules import Command, Finding, judges
-from fleetshell_tools.fleet.guard.symbols import STAR
+from fleetshell_tools.fleet.guard.symbols import STAR, plain
 
 _ALL = ("container", "destroy-all", "destroys containers, volumes or images as a whole")
 _CLUSTER = ("container", "destroy-cluster", "destroys what runs in a cluster, or takes a node from it")
@@ -30,7 +30,7 @@ _DOCKER = (
     "system reset",
 )
 _KINDS = (
-    "ns|namespace|namespaces|ns/*|namespace/*|namespaces/*|pv|pvc|pv/*|pvc/*|persistentvolume|persistentvolumes|"
+    "project|projects|pvc,*|ns|namespace|namespaces|ns/*|namespace/*|namespaces/*|pv|pvc|pv/*|pvc/*|persistentvolume|persistentvolumes|"
     "persistentvolumeclaim|persistentvolumeclaims|node|nodes|node/*|nodes/*|crd|crd/*|customresourcedefinition|pv,pvc|"
     "pvc,pv|statefulset|statefulsets|sts|sts/*|statefulset/*|storageclass|clusterrole|clusterrolebinding"
 )
@@ -64,7 +64,22 @@ _ROWS: tuple[Row, ...] = (
     ("eksctl kops", _CLUSTER, ("delete cluster|nodegroup",)),
     ("nomad", _CLUSTER, ("job stop -purge", "system gc", "node drain", "stop -purge")),
     ("consul", _CLUSTER, ("kv delete -recurse", "leave", "force-leave")),
-    ("terraform tofu terragrunt", _CLOUD, ("destroy", "apply -destroy", "run-all destroy", "state rm", "destroy-all")),
+    (
+        "vercel netlify wrangler railway render surge",
+        _CLOUD,
+        ("rm|remove|delete|sites:delete|d1:delete|delete-project",),
+    ),
+    ("b2", _CLOUD, ("delete-bucket|delete-file-version|bucket delete",)),
+    ("esxcli", _MACHINES, ("kill|shutdown|destroy|remove|erase",)),
+    ("vim-cmd", _MACHINES, ("vmsvc/destroy|vmsvc/unregister|vmsvc/power.off|hostsvc/*",)),
+    ("microk8s", _CLUSTER, ("reset|uninstall",)),
+    ("rke2-killall.sh k3s-agent-killall.sh", _CLUSTER, ("",)),
+    ("cdktf", _CLOUD, ("destroy",)),
+    (
+        "terraform tofu terragrunt",
+        _CLOUD,
+        ("workspace delete -force|--force", "destroy", "apply -destroy", "run-all destroy", "state rm", "destroy-all"),
+    ),
     ("pulumi cdk sst sam copilot amplify serverless sls", _CLOUD, ("destroy|remove|delete|down",)),
     (
         "aws",
@@ -73,11 +88,12 @@ _ROWS: tuple[Row, ...] = (
             "s3 rm --recursive",
             "s3 rb",
             "s3 sync --delete /tmp/empty|empty|./empty",
-            "terminate-*|delete-db-*|delete-stack|delete-cluster|delete-table|delete-bucket|delete-volume|delete-snapshot|"
+            "terminate-*|close-account|--desired-capacity=0|purge-*|delete-log-group|delete-cache-*|delete-db-*|delete-stack|delete-cluster|delete-table|delete-bucket|delete-volume|delete-snapshot|"
             "delete-vpc|delete-hosted-zone|delete-function|delete-file-system|delete-user|delete-role|delete-objects|"
             "delete-key-pair|delete-secret|delete-backup-*|delete-vault|delete-cache-*|delete-replication-*|delete-domain|"
             "delete-repository|delete-load-balancer|delete-security-group|delete-subnet|delete-stack-set|delete-trail|"
             "schedule-key-deletion|disable-key|deregister-*|delete-auto-scaling-group|delete-nodegroup|stop-logging",
+            "update-auto-scaling-group 0",
             "stop-instances|reboot-instances|stop-db-*",
         ),
     ),
@@ -90,7 +106,7 @@ _ROWS: tuple[Row, ...] = (
             "delete --quiet|-q",
         ),
     ),
-    ("gsutil", _CLOUD, ("rm -r|-R|-a", "rb")),
+    ("gsutil", _CLOUD, ("rm -r|-R|-a", "rb", f"rm {STAR}{STAR}")),
     ("bq", _CLOUD, ("rm -r|-f|-d|-rf",)),
     (
         "az",
@@ -196,6 +212,9 @@ def _writable_source(mount: str) -> str:
     return "" if "ro" in how or not source.startswith("/") else source
 
 
+_RECORDS = re.compile(r"(?:https?://)?[^/]*:(?:9200|5984|8529|6333|8983)(?:/|\Z)")
+
+
 @judges("curl", "http", "xh", "wget")
 def deletes_index(command: Command) -> Finding | None:
     """`curl -X DELETE …/_all`: every index of Elasticsearch, or all that another service keeps."""
@@ -210,9 +229,7 @@ def deletes_index(command: Command) -> Finding | None:
             if "://" in address
             else address.partition("/")[2]
         )
-        index = "9200" in address.partition("://")[2].partition("/")[0] + address.partition("/")[
-            0
-        ] and "/" not in path.strip("/")
+        index = _RECORDS.match(address) and "/" not in path.strip("/") and not re.search(r"\d{4}", path)
         if asked and (
             index
             or STAR in path
@@ -240,3 +257,11 @@ def removes_data_volume(command: Command) -> Finding | None:
         return None
     kept = [name for name in operands[2:] if _KEPT.search(name) and not _PASSING.search(name)]
     return Finding("container", "delete-volume", "deletes a volume with data", command.argv) if kept else None
+
+
+@judges("gsutil", "aws", "s3cmd", "mc", "rclone")
+def removes_pattern(command: Command) -> Finding | None:
+    """`gsutil rm gs://bucket/**`"""
+    removing = {"rm", "del", "delete"} & set(command.arguments)
+    everything = any("://" in word and plain(word).endswith(("/*", "/**")) for word in command.arguments)
+    return Finding(*_CLOUD, command.argv) if removing and everything else None

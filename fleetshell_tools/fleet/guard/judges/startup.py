@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from fleetshell_tools.fleet.guard.options import parse
-from fleetshell_tools.fleet.guard.paths import is_startup_file, resolve
+from fleetshell_tools.fleet.guard.paths import is_critical_file, is_startup_file, resolve
 from fleetshell_tools.fleet.guard.rules import Command, Finding, judges
 from fleetshell_tools.fleet.guard.symbols import LOCAL, UNKNOWN, is_known
 
@@ -17,6 +17,8 @@ _UNIT = re.compile(r"(?:/etc|/run|(?:/usr)?/lib|/root/\.config|/home/[^/]+/\.con
 _SHELL = re.compile(
     r"/etc/(?:profile|profile\.d/.+|bash\.bashrc|bashrc|environment)|.*/\.\w+|/etc/cron\.(?:hourly|daily|weekly|monthly)/.+"
 )
+_SCRIPT = re.compile(r"/etc/(?:cron\.(?:hourly|daily|weekly|monthly)/.+|rc\.local|init\.d/.+|network/if-.+)")
+_MODULES = re.compile(r"/etc/(?:modules|modules-load\.d/.+)")
 _KEYS = re.compile(r".*/\.ssh/.+|.*\.pam_environment")
 _SETTING = re.compile(
     r"\s*(?:#.*|(?:export\s+|alias\s+(?:-g\s+)?)?[A-Za-z_][\w-]*=[^`;&|<>]*|umask\s+\d+|set\s+-o\s+\w+|shopt\s+-s\s+\w+|)\s*"
@@ -41,7 +43,7 @@ def commands_in(path: str, content: str) -> list[str]:
         return [
             line.partition("=")[2].lstrip("-+@!: ") for line in content.splitlines() if line.strip().startswith("Exec")
         ]
-    return [content] if _SHELL.fullmatch(path) else []
+    return [content] if _SHELL.fullmatch(path) or _SCRIPT.fullmatch(path) else []
 
 
 def dubious(command: str) -> bool:
@@ -60,6 +62,10 @@ def _harmless(path: str, content: str) -> bool:
         unit = "[" in content or _CRON.fullmatch(path)
         return bool(unit) and not any(dubious(command) for command in commands)
     lines = content.splitlines()
+    if _SCRIPT.fullmatch(path):
+        return not any(dubious(line) for line in lines)
+    if _MODULES.fullmatch(path):
+        return all(re.fullmatch(r"\s*(?:#.*|[\w-]*)\s*", line) for line in lines)
     return bool(_SHELL.fullmatch(path)) and all(
         _SETTING.fullmatch(line) and not _COMMAND_VARIABLES.search(line) and not dubious(line.replace("/.", "/"))
         for line in lines
@@ -131,8 +137,16 @@ def downloads(command: Command) -> Finding | None:
     return _writes(command, [target] if target else [])
 
 
+@judges("visudo", "vipw", "vigr")
+def edits_accounts(command: Command) -> Finding | None:
+    """An editor of accounts that is fed from stdin edits nothing by hand."""
+    checking = parse(command.arguments, short="f").has("c", "check", "V", "version", "h", "help")
+    fed = command.stdin.strip() and not checking
+    return Finding("startup", "write-startup", _EFFECT, command.argv) if fed else None
+
+
 _ACCOUNTS = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers")
-_EVERY_LINE = re.compile(r"\s*(?:1,\$|/\.\*?/|/\^?\.?\*?\$?/)?\s*d\s*|.*/(?:ssh-|ecdsa|\.|AAAA).*/d")
+_EVERY_LINE = re.compile(r"\s*(?:1,\$|/\.\*?/|/\./|/\^?\.?\*?\$?/)?\s*d\s*|.*/(?:ssh-|ecdsa|\.|AAAA).*/d")
 
 
 @judges("sed", "perl", "awk", "gawk")
@@ -150,7 +164,7 @@ def edits(command: Command) -> Finding | None:
     for target in targets:
         path = resolve(target, command.folder)
         if any(_EVERY_LINE.fullmatch(script) for script in scripts) and (
-            path in _ACCOUNTS or "authorized_keys" in path
+            is_critical_file(target, command.folder) or "authorized_keys" in path
         ):
             return Finding("filesystem", "overwrite-critical", "empties a file that the host needs", command.argv)
         if path in _ACCOUNTS:
