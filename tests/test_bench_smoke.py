@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from bench import (
+    guard_part,
     mcp_part,
     peers,
     ssh_command_part,
@@ -44,7 +45,9 @@ def bench(part: Part, file: Path, **settings: Any) -> tuple[str, list[dict[str, 
 SSH_PARTS = [ssh_command_part.PART, ssh_mcp_part.PART, ssh_fanout_part.PART, ssh_shell_part.PART, tokens_part.PART]
 
 
-@pytest.mark.parametrize("part", [mcp_part.PART, startup_part.PART, *SSH_PARTS], ids=lambda part: part.name)
+@pytest.mark.parametrize(
+    "part", [mcp_part.PART, startup_part.PART, guard_part.PART, *SSH_PARTS], ids=lambda part: part.name
+)
 def test_every_row_of_the_benchmark_is_printed_with_its_values_or_the_peer_that_is_missing(
     part: Part, tmp_path: Path
 ) -> None:

@@ -90,7 +90,8 @@ class Act:
     """What is to be done on a server: the whole of it, because the guard judges the act and not the text alone.
 
     `label` is what the audit log shows in place of the command, where that is a program of ours; `private` is a folder that
-    it may not touch.
+    it may not touch; `policy` is the server's (`normal`, `read_only` or `allow_list`), `allowed` the beginnings of command
+    lines of an `allow_list`.
     """
 
     command: str
@@ -100,6 +101,8 @@ class Act:
     login_user: str | None = None
     label: str = ""
     private: str = ""
+    policy: str = "normal"
+    allowed: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:

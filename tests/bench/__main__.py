@@ -26,6 +26,7 @@ LIMIT = 480
 
 def main() -> int:
     from bench import (
+        guard_part,
         mcp_part,
         setup,
         ssh_command_part,
@@ -38,7 +39,16 @@ def main() -> int:
     from bench.effort import full, quick
     from bench.table import machine, render
 
-    modules = (mcp_part, startup_part, ssh_command_part, ssh_mcp_part, ssh_fanout_part, ssh_shell_part, tokens_part)
+    modules = (
+        mcp_part,
+        startup_part,
+        guard_part,
+        ssh_command_part,
+        ssh_mcp_part,
+        ssh_fanout_part,
+        ssh_shell_part,
+        tokens_part,
+    )
     parts = [module.PART for module in modules]
     names = sorted({part.name for part in parts} | {part.name.partition("-")[0] for part in parts})
     parser = argparse.ArgumentParser(prog="bench", description="FleetShell beside its peers, measured in one run.")

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.guard_corpus import corpus
 
 from fleetshell_tools.core.errors import ConfigError
 from fleetshell_tools.core.types import Act, Verdict
 from fleetshell_tools.fleet.guard import CLASSES, DEFAULT_ENTRIES, Guard
 
-CORPUS: list[dict[str, Any]] = [
-    json.loads(line)
-    for line in (Path(__file__).parents[1] / "data" / "guard" / "development.jsonl").read_text().splitlines()
-]
-REACHED_RECALL = 0.994
+CORPUS = [*corpus("development"), *corpus("own")]
+REACHED_RECALL = 0.998
 GUARD = Guard(DEFAULT_ENTRIES)
 STEPS = 25_000
 
@@ -29,12 +25,12 @@ def judge(command: str, guard: Guard = GUARD, **fields: Any) -> Verdict:
 
 
 def test_no_harmless_command_of_the_corpus_is_blocked() -> None:
-    blocked = [row["command"] for row in CORPUS if row["label"] == "allow" and not judge(row["command"]).allowed]
+    blocked = [row.command for row in CORPUS if not row.dangerous and not judge(row.command).allowed]
     assert blocked == []
 
 
 def test_nearly_every_dangerous_command_of_the_corpus_is_blocked() -> None:
-    dangerous = [row["command"] for row in CORPUS if row["label"] == "block"]
+    dangerous = [row.command for row in CORPUS if row.dangerous]
     missed = [command for command in dangerous if judge(command).allowed]
     assert 1 - len(missed) / len(dangerous) >= REACHED_RECALL, missed
 
@@ -73,6 +69,17 @@ def test_nearly_every_dangerous_command_of_the_corpus_is_blocked() -> None:
         "[[ $x == reboot ]] && echo y",
         "case $1 in reboot) echo no;; esac",
         "awk '/reboot/ {print $1}' log",
+        "ufw default deny incoming && ufw allow ssh && ufw enable",
+        "iptables -P INPUT DROP; iptables -A INPUT -p tcp --dport 22 -j ACCEPT",
+        "PATH=$PATH:/opt/go/bin go build",
+        "mkfs.ext4 /dev/loop0",
+        "rm -rf /srv/app/cache/*",
+        "docker exec web kill -HUP 1",
+        "docker run -v /:/host:ro prom/node-exporter",
+        "echo 'export EDITOR=vim' >> ~/.bashrc",
+        "echo '0 3 * * * root /usr/local/bin/backup' > /etc/cron.d/backup",
+        "psql -c 'DELETE FROM users WHERE id = 7'",
+        "cp /etc/fstab.bak /etc/fstab",
     ],
 )
 def test_a_harmless_command_passes(command: str) -> None:
@@ -93,6 +100,25 @@ def test_a_harmless_command_passes(command: str) -> None:
         ("x='rm -rf /'; $x", "filesystem"),
         ("dd if=/dev/zero of=/dev/sdb", "device"),
         ("echo x > /dev/sda", "device"),
+        ("mkfs.ext4 /dev/vg0/root", "storage"),
+        ("dd of=/dev/$DISK", "device"),
+        ("exec 3>/dev/sda; echo x >&3", "device"),
+        ("rm -rf /data/*", "massdelete"),
+        ("find /mnt/nas -type f -delete", "massdelete"),
+        ("userdel -r ubuntu", "access"),
+        ("ufw default deny incoming && ufw enable", "access"),
+        ("cp /tmp/app.service /etc/systemd/system/", "startup"),
+        ("sed -i s/a/b/ /etc/rc.local", "startup"),
+        ("echo '* * * * * root /tmp/x' > /etc/cron.d/x", "startup"),
+        ("echo '* * * * * root reboot' > /etc/cron.d/x", "power"),
+        ("psql -c 'DELETE FROM users'", "database"),
+        ("docker exec db dropdb shop", "database"),
+        ("docker run -v /:/host alpine", "container"),
+        ("killall5", "process"),
+        ("while true; do sh & done", "forkbomb"),
+        ("LD_PRELOAD=/tmp/x.so ls", "obfuscation"),
+        ("declare -n r=c; c='rm -rf /usr'; $r", "filesystem"),
+        ("exec 3<<< 'rm -rf /etc'; sh <&3", "filesystem"),
         ("mkfs.ext4 /dev/sda1", "storage"),
         ("wipefs -a /dev/sda", "storage"),
         ("mkswap /dev/sdb", "storage"),
@@ -119,7 +145,11 @@ def test_the_reason_names_class_rule_resolved_words_and_the_remedy() -> None:
     assert verdict.reason.startswith(
         "Blocked (power, rule restart): `sudo -n r'e'boot` would run `reboot`, which restarts"
     )
-    assert "the operator can change `dangerous_commands` or `security.guard` in config.yaml" in verdict.reason
+    assert verdict.reason.endswith(
+        "the operator can approve it once, or can change `dangerous_commands` or `security.guard` in config.yaml."
+    )
+    never = judge("rm -rf /")
+    assert never.reason.endswith("the operator can change `dangerous_commands` or `security.guard` in config.yaml.")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +195,7 @@ def test_an_invalid_setting_is_named(entries: list[str], classes: dict[str, str]
         Guard(entries, classes)
 
 
-def test_power_is_approvable_by_default_and_nothing_else() -> None:
+def test_power_and_startup_are_approvable_by_default_and_nothing_else() -> None:
     assert judge("reboot").approvable
     assert not judge("rm -rf /").approvable
     assert not judge("reboot; rm -rf /").approvable
@@ -180,7 +210,7 @@ def test_a_class_that_is_allowed_passes_and_the_others_do_not() -> None:
 
 def test_every_class_can_be_set() -> None:
     guard = Guard(DEFAULT_ENTRIES, dict.fromkeys(CLASSES, "allow"))
-    assert all(judge(row["command"], guard).allowed for row in CORPUS)
+    assert all(judge(row.command, guard).allowed for row in CORPUS)
 
 
 @pytest.mark.parametrize("name", ["PATH", "IFS", "BASH_ENV", "LD_PRELOAD", "PYTHONSTARTUP", "PERL5OPT", "NODE_OPTIONS"])
@@ -307,10 +337,10 @@ SNIPPETS = [
 def mutant(seed: int) -> str:
     """A command of the corpus with a few pieces inserted, removed, doubled or exchanged."""
     chance = random.Random(seed)
-    command = str(chance.choice(CORPUS)["command"])
+    command = chance.choice(CORPUS).command
     for _ in range(chance.randint(1, 6)):
         at, length = chance.randint(0, len(command)), chance.randint(0, 6)
-        other = str(chance.choice(CORPUS)["command"])
+        other = chance.choice(CORPUS).command
         piece = chance.choice(
             [chance.choice(SNIPPETS), other[: chance.randint(0, len(other))], command[at : at + length] * 2, ""]
         )

@@ -14,11 +14,12 @@ from types import MappingProxyType
 from fleetshell_tools.core.errors import ConfigError
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.types import ALLOWED, Act, Verdict
-from fleetshell_tools.fleet.guard import judges, private
+from fleetshell_tools.fleet.guard import judges, policy, private
 from fleetshell_tools.fleet.guard.budget import MAX_VALUE, Budget, BudgetExceeded
 from fleetshell_tools.fleet.guard.environment import refused_variable
 from fleetshell_tools.fleet.guard.evaluate import State
 from fleetshell_tools.fleet.guard.follow import Follower
+from fleetshell_tools.fleet.guard.judges.firewall import keeps_ssh_open
 from fleetshell_tools.fleet.guard.lexer import Word, lex
 from fleetshell_tools.fleet.guard.paths import resolve
 from fleetshell_tools.fleet.guard.rules import CLASSES, DEFAULT_ENTRIES, Finding
@@ -35,6 +36,8 @@ MEMORABLE = 2000
 """How many verdicts are remembered, and for commands of at most how many characters: a fan-out asks for each server."""
 
 _REMEDY = "the operator can change `dangerous_commands` or `security.guard` in config.yaml"
+_APPROVE = "the operator can approve it once, or can change `dangerous_commands` or `security.guard` in config.yaml"
+_POLICY = "the operator can change `policy` or `allowed_commands` in the server's file, or run it on the server"
 
 
 class Guard:
@@ -76,7 +79,7 @@ class Guard:
         """
         if act.stdin or act.environment or len(act.command) > MEMORABLE:
             return self.judge_counted(act)[0]  # what may hold a secret is not kept
-        key = (act.command, act.working_directory, act.login_user, act.private)
+        key = (act.command, act.working_directory, act.login_user, act.private, act.policy, act.allowed)
         verdict = self._memory.get(key)
         if verdict is None:
             verdict = self.judge_counted(act)[0]
@@ -98,6 +101,7 @@ class Guard:
 
     def _findings(self, act: Act, budget: Budget) -> list[Finding]:
         findings: list[Finding] = []
+        open_door = False
         if name := refused_variable(act.environment):
             findings.append(Finding("obfuscation", "environment", "changes what commands run", (f"{name}=…",)))
         for pattern in self._patterns:
@@ -105,6 +109,10 @@ class Guard:
                 findings.append(Finding("", f"re:{pattern.pattern}", "matches a pattern of `dangerous_commands`", ()))
 
         def inspect(words: Sequence[str]) -> None:
+            nonlocal open_door
+            open_door = open_door or keeps_ssh_open(words)
+            if act.policy != policy.NORMAL and words and words[0] in policy.REDIRECTIONS:
+                vetting.redirects(words)
             for prefix in self._prefixes:
                 if tuple(shown(word) for word in words[: len(prefix)]) == prefix:
                     findings.append(Finding("", " ".join(prefix), "is an entry of `dangerous_commands`", tuple(words)))
@@ -114,12 +122,14 @@ class Guard:
 
         if act.private and private.names(_all_text(act), act.private):
             findings.append(Finding("access", "relay-home", private.EFFECT, ()))
-        follower = Follower(_state(act), budget, findings.append, inspect)
+        vetting = policy.Vetting(act.policy, act.allowed, findings.append)
+        follower = Follower(_state(act), budget, findings.append, inspect, vetting.command)
         try:
             follower.code(from_outside(act.command), _stdin(act))
         except BudgetExceeded as error:
             findings.append(Finding("obfuscation", "budget", f"is too intricate to be judged ({error})", ()))
-        return findings
+        # A firewall that denies by default shuts nobody out where the same command lets ssh in.
+        return [finding for finding in findings if not (open_door and finding.rule == "default-deny")]
 
     def _verdict(self, act: Act, findings: list[Finding]) -> Verdict:
         """The gravest finding decides: one that is never let through before one that can be approved."""
@@ -133,11 +143,12 @@ class Guard:
             f"would run `{one_line(finding.resolved, 120)}`, which {finding.effect}" if finding.argv else finding.effect
         )
         kind = finding.kind or "custom"
+        remedy = _POLICY if kind == "policy" else _APPROVE if setting == "approvable" else _REMEDY
         return Verdict(
             allowed=False,
             kind=kind,
             rule=finding.rule,
-            reason=f"Blocked ({kind}, rule {finding.rule}): `{command}` {what}; {_REMEDY}.",
+            reason=f"Blocked ({kind}, rule {finding.rule}): `{command}` {what}; {remedy}.",
             argv=tuple(shown(word) for word in finding.argv),
             approvable=setting == "approvable",
         )
@@ -166,7 +177,7 @@ def _words(entry: str) -> tuple[str, ...]:
 def _state(act: Act) -> State:
     home = "/root" if act.login_user == "root" else f"/home/{act.login_user or UNKNOWN}"
     folder = resolve(act.working_directory, home) if act.working_directory else home
-    state = State(home=home, folder=folder)
+    state = State(home=home, folder=folder, user=act.login_user or "")
     state.variables = {name: (from_outside(value),) for name, value in act.environment.items()}
     return state
 

@@ -34,9 +34,11 @@ class Budget:
         Raises:
             BudgetExceeded: None is left.
         """
-        self.steps += steps
-        if self.steps > self.limit:
+        # Work is counted before it is done, so what is refused here is not done.
+        if self.steps + steps > self.limit:
+            self.steps = self.limit + 1
             raise BudgetExceeded("more steps than allowed")
+        self.steps += steps
 
     def value(self, text: str) -> str:
         """Count a text that an expansion made, and return it.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+from fleetshell_tools.fleet.guard.symbols import UNSET, is_known
 
 _NAMES = frozenset(
     "PATH IFS ENV BASH_ENV SHELLOPTS BASHOPTS PROMPT_COMMAND PS0 PS1 PS2 PS4 CDPATH GLOBIGNORE EXECIGNORE ZDOTDIR FPATH "
@@ -26,6 +29,44 @@ _HARMLESS = frozenset(
         "GIT_WORK_TREE",
     ]
 )
+
+
+_DECIDING = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "PERL5LIB", "RUBYLIB", "NODE_PATH", "CDPATH")
+_PRELOADING = ("LD_PRELOAD", "LD_AUDIT", "DYLD_INSERT_LIBRARIES")
+_SYSTEM = ("/usr/", "/lib/", "/lib64/", "/opt/", "/snap/")
+_ANYBODYS = re.compile(r"\.{0,2}|\.{1,2}/.*|/(?:tmp|var/tmp|dev/shm)(?:/.*)?")
+_START_FILES = (
+    "BASH_ENV",
+    "ENV",
+    "PYTHONSTARTUP",
+    "PERL5DB",
+    "PERL5OPT",
+    "RUBYOPT",
+    "SHELLOPTS",
+    "GCONV_PATH",
+    "LD_DEBUG_OUTPUT",
+)
+RUN_BY_OTHERS = frozenset(
+    "PAGER GIT_PAGER MANPAGER SYSTEMD_PAGER EDITOR VISUAL GIT_EDITOR SUDO_EDITOR GIT_SSH_COMMAND GIT_EXTERNAL_DIFF RSYNC_RSH "
+    "PROMPT_COMMAND LESSOPEN BROWSER GIT_ASKPASS SSH_ASKPASS SUDO_ASKPASS".split()
+)
+"""Variables whose value is a command that another program runs."""
+
+
+def dubious_assignment(name: str, value: str) -> bool:
+    """Would an assignment in front of a command, or exported, have code run from where anybody may put it?
+
+    Here, unlike in an act's `environment`, the value is seen in the command's text and decides: `PATH=$PATH:/opt/go/bin`
+    is daily work.
+    """
+    if name in _DECIDING:
+        return any(UNSET not in entry and _ANYBODYS.fullmatch(entry) for entry in value.split(":")) and bool(value)
+    if name in _PRELOADING:
+        entries = value.replace(":", " ").split()
+        return any(not entry.startswith(_SYSTEM) and ("/" in entry or not is_known(entry)) for entry in entries)
+    if name == "NODE_OPTIONS":
+        return any(word in value for word in ("--require", "-r ", "--import", "--loader"))
+    return name in _START_FILES and value not in ("", "-w", "-W0") and not value.startswith("/etc/")
 
 
 def refused_variable(environment: Mapping[str, str]) -> str | None:

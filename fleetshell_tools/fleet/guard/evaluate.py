@@ -20,6 +20,7 @@ _USUAL = frozenset(
     "EDITOR HOSTNAME LANG LOGNAME MAIL OLDPWD PPID SSH_CLIENT SSH_CONNECTION TERM TMPDIR UID EUID USER BASHPID "
     "RANDOM SECONDS SRANDOM EPOCHSECONDS BASH_VERSION HOSTTYPE OSTYPE LINENO XDG_RUNTIME_DIR SUDO_USER".split()
 )
+_USERS = ("USER", "LOGNAME")
 _UNKNOWABLE = frozenset("#?$!-")
 _USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _BLANKS = " \t\n"
@@ -27,7 +28,10 @@ _BLANKS = " \t\n"
 
 @dataclass
 class State:
-    """What a shell knows while it runs: variables (all are arrays, most of one value), functions, folder, files written."""
+    """What a shell knows while it runs: variables (all are arrays, most of one value), functions, folder, files written.
+
+    `references` are the names that `declare -n` made, `descriptors` the files that `exec` opened.
+    """
 
     home: str
     folder: str
@@ -37,10 +41,26 @@ class State:
     files: dict[str, str] = field(default_factory=dict)
     positional: tuple[str, ...] = ()
     name: str = "sh"
+    user: str = ""
+    references: dict[str, str] = field(default_factory=dict)
+    descriptors: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> State:
         """The state of a subshell; files are shared with it."""
-        return replace(self, variables=dict(self.variables), functions=dict(self.functions), aliases=dict(self.aliases))
+        return replace(
+            self,
+            variables=dict(self.variables),
+            functions=dict(self.functions),
+            aliases=dict(self.aliases),
+            references=dict(self.references),
+            descriptors=dict(self.descriptors),
+        )
+
+    def named(self, name: str) -> str:
+        """The variable that a name stands for: `declare -n` makes names of other names."""
+        for _ in range(5):
+            name = self.references.get(name, name)
+        return name
 
     def lookup(self, name: str) -> tuple[str, ...] | None:
         """The values of a variable or a special parameter; None where nothing sets it."""
@@ -48,8 +68,11 @@ class State:
             return self.positional
         if name.isdigit():
             return (self.name,) if name == "0" else self.positional[int(name) - 1 : int(name)] or ("",)
+        name = self.named(name)
         if name in self.variables:
             return self.variables[name]
+        if name in _USERS and self.user:
+            return (self.user,)
         if name in _UNKNOWABLE or name in _USUAL:
             return (UNKNOWN,)
         known = {

@@ -6,11 +6,15 @@ Nothing is run. Conditions are not decided: every branch is followed, in order, 
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 
-from fleetshell_tools.fleet.guard import programs
+from fleetshell_tools.fleet.guard import commands_inside, programs, suspicion, written
+from fleetshell_tools.fleet.guard.bombs import bombs, endless_input, endless_loop
 from fleetshell_tools.fleet.guard.budget import Budget
+from fleetshell_tools.fleet.guard.environment import RUN_BY_OTHERS, dubious_assignment
 from fleetshell_tools.fleet.guard.evaluate import Evaluator, State
+from fleetshell_tools.fleet.guard.judges import startup
 from fleetshell_tools.fleet.guard.lexer import Redirection, Token, lex
 from fleetshell_tools.fleet.guard.parser import (
     Assignment,
@@ -25,15 +29,20 @@ from fleetshell_tools.fleet.guard.parser import (
     as_assignment,
     parse,
 )
-from fleetshell_tools.fleet.guard.paths import is_critical, is_device, resolve
+from fleetshell_tools.fleet.guard.paths import is_startup_file, resolve
 from fleetshell_tools.fleet.guard.producers import produce
 from fleetshell_tools.fleet.guard.rules import Command as Resolved
 from fleetshell_tools.fleet.guard.rules import Finding, judge, judged_names
-from fleetshell_tools.fleet.guard.symbols import UNKNOWN, empty_unset, has_wildcard, is_known, plain
+from fleetshell_tools.fleet.guard.symbols import BRACKET, UNKNOWN, empty_unset, has_wildcard, is_known, plain, shown
 from fleetshell_tools.fleet.guard.wrappers import unwrap
 
 _DECLARING = frozenset(["export", "declare", "typeset", "local", "readonly"])
+_ASSIGNING = ("env", "sudo", "systemd-run")
+_SERVICE_SCRIPTS = ("/etc/init.d/", "/etc/rc.d/")
+_LOST_IN_CONTAINERS = frozenset(["filesystem", "massdelete", "database", "device", "storage", "forkbomb", "container"])
+_GIVEN = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _MANY_NUMBERS = 16
+_INDEX = re.compile(rf"\A[\[{BRACKET}][^\]]*\]=")
 _MOST_ALIKE = 6
 
 
@@ -45,16 +54,25 @@ class Follower:
         budget: Ends the walk when it runs out.
         report: Called with each rule that a command breaks.
         inspect: Called with the words of each command (every wrapper, then what it wraps), for the operator's own entries.
+        vet: Called with a command's name as it is written and its words; returns whether what it runs inside is vetted with it.
     """
 
     def __init__(
-        self, state: State, budget: Budget, report: Callable[[Finding], None], inspect: Callable[[Sequence[str]], None]
+        self,
+        state: State,
+        budget: Budget,
+        report: Callable[[Finding], None],
+        inspect: Callable[[Sequence[str]], None],
+        vet: Callable[[str, Sequence[str]], bool] = lambda name, words: False,
     ) -> None:
         self.state = state
         self.budget = budget
         self.report = report
         self.inspect = inspect
+        self.vet = vet
         self.fed = 0
+        self.contained = 0
+        self._vetted = 0
         self._background = 0
         self._calls: dict[str, list[int]] = {}
         self._devices = 0
@@ -77,7 +95,12 @@ class Follower:
             self.fed -= 1
 
     def refuse(self, argv: Sequence[str], rule: str, effect: str) -> None:
-        self.report(Finding("obfuscation", rule, effect, tuple(argv)))
+        self._report(Finding("obfuscation", rule, effect, tuple(argv)))
+
+    def _report(self, finding: Finding) -> None:
+        """Report, unless it happens in a container, where only the loss of data matters."""
+        if not self.contained or finding.kind in _LOST_IN_CONTAINERS:
+            self.report(finding)
 
     def subshell(self, follow: Callable[[], str]) -> str:
         """Follow something whose assignments do not last."""
@@ -112,10 +135,14 @@ class Follower:
         if isinstance(node, Block):
             printed = self.subshell(lambda: self._block(node, stdin)) if node.subshell else self._block(node, stdin)
         elif isinstance(node, While):
+            if bombs(node):
+                self.report(Finding("forkbomb", "fork-loop", "starts processes without end", ("while", "true")))
             # A loop that reads takes a line at a time; one round with each is what it amounts to.
             rounds = stdin.splitlines(keepends=True) or [""]
             printed = "".join([self._block(node.body, line) for line in rounds])
         else:
+            if endless_loop(node):
+                self.report(Finding("forkbomb", "fork-loop", "starts processes without end", ("for", "((;;))")))
             printed = self._loop(node, stdin)
         return self._output(node.redirections, self.budget.value(printed))
 
@@ -139,6 +166,8 @@ class Follower:
     def _pipeline(self, node: Pipeline, stdin: str) -> str:
         self._background += 1
         try:
+            if endless_input(node.commands):
+                self.report(Finding("forkbomb", "fork-loop", "starts processes without end", ("yes", "|", "while")))
             for command in node.commands:
                 stdin = self.subshell(lambda command=command, data=stdin: self.command(command, data))  # type: ignore[misc]
         finally:
@@ -172,23 +201,52 @@ class Follower:
         for assignment in node.assignments:
             self._assign(assignment)
         stdin = self._input(node.redirections, stdin)
+        if argv == ["exec"]:
+            return self._open(node.redirections, stdin)
+        self._check_lines(argv, node.redirections)
         printed = self.run(argv, stdin)
-        if outer is not None:
-            self.state.variables = outer
-        if argv == ["cat"] and not self._background:
-            self._from_outside(node.redirections)
-        return self._output(node.redirections, printed)
+        for assignment in node.assignments if outer is not None else ():
+            name = self.state.named(assignment.name)
+            self.state.variables.pop(name, None)
+            if outer and name in outer:
+                self.state.variables[name] = outer[name]
+        brought = argv == ["cat"] and not self._background and self._from_outside(node.redirections)
+        return self._output(node.redirections, printed, follow=not brought)
 
-    def _from_outside(self, redirections: list[Redirection]) -> None:
-        """Judge `cat > FILE` that takes the content from the act's own stdin: that is how `write_file` is put."""
+    def _from_outside(self, redirections: list[Redirection]) -> bool:
+        """Judge `cat > FILE` that takes the content from the act's own stdin, as `write_file` is put; returns whether it is that."""
         if any(redirection.operator.startswith("<") for redirection in redirections):
-            return
+            return False
         for redirection in redirections:
             self._judge(["cat", ">", *self._evaluator().fields(redirection.target)[:1]], "")
+        return True
+
+    def _check_lines(self, argv: list[str], redirections: list[Redirection]) -> None:
+        outputs = [redirection for redirection in redirections if not redirection.operator.startswith("<<")]
+        if outputs and argv:
+            targets = [shown(self._evaluator().text(redirection.target)) for redirection in outputs]
+            if finding := suspicion.joined(argv, targets, programs.SHELLS):
+                self._report(finding)
+
+    def _open(self, redirections: list[Redirection], stdin: str) -> str:
+        """`exec 3> FILE`: what later commands read from and write to the descriptor is that of the file."""
+        for redirection in redirections:
+            target = self._evaluator().text(redirection.target)
+            if redirection.operator in ("<<<", "<<", "<<-"):
+                path = f"/dev/fd/{redirection.descriptor or 0}"
+                self.state.files[path] = target
+                self.state.descriptors[redirection.descriptor or "0"] = path
+            elif redirection.operator not in ("<&", ">&"):
+                self.state.descriptors[redirection.descriptor or "01"[redirection.operator[0] == ">"]] = target
+                self.state.files.setdefault(f"/dev/fd/{redirection.descriptor}", written.content(self, target))
+        return self._output(redirections, "")
 
     def _declare(self, node: Simple) -> str:
+        reference = any(re.fullmatch(r"-[A-Za-z]*n[A-Za-z]*", word.plain) for word in node.words[1:])
         for word in node.words[1:]:
-            if assignment := as_assignment(word):
+            if (assignment := as_assignment(word)) and reference:
+                self.state.references[assignment.name] = self._evaluator().text(assignment.value)
+            elif assignment:
                 self._assign(assignment)
             else:
                 self._evaluator().fields(word)
@@ -199,28 +257,47 @@ class Follower:
         if assignment.values is None:
             values: tuple[str, ...] = (evaluator.text(assignment.value),)
         else:
-            values = tuple(field for word in assignment.values for field in evaluator.fields(word))
-        before = self.state.variables.get(assignment.name, ()) if assignment.append else ()
+            # An element may carry its index: `a=([0]=x)`.
+            values = tuple(
+                _INDEX.sub("", field, count=1) for word in assignment.values for field in evaluator.fields(word)
+            )
+        name = self.state.named(assignment.name)
+        before = self.state.variables.get(name, ()) if assignment.append else ()
         if before and assignment.values is None:
             values = (*before[:-1], self.budget.value(before[-1] + values[0]))
         else:
             values = (*before, *values)
-        self.state.variables[assignment.name] = values
+        self.state.variables[name] = values
+        self.check_assignment(name, values[0] if values else "")
+
+    def check_assignment(self, name: str, value: str) -> None:
+        """Refuse what has other code run than the command seems to; follow values that are commands."""
+        if dubious_assignment(name, value):
+            self.refuse([f"{name}={value}"], "environment", "changes what commands run")
+        elif name in RUN_BY_OTHERS and " " in value and is_known(value):
+            self.subshell(lambda: self.code(value))
 
     def _input(self, redirections: list[Redirection], stdin: str) -> str:
         """What stdin becomes; the targets of output are evaluated and judged by `_output`."""
         for redirection in redirections:
-            if redirection.operator in ("<<", "<<-"):
-                stdin = self._evaluator().text(redirection.target)
-            elif redirection.operator == "<<<":
-                stdin = self._evaluator().text(redirection.target) + "\n"
+            if redirection.operator in ("<<", "<<-", "<<<"):
+                text = self._evaluator().text(redirection.target) + "\n" * (redirection.operator == "<<<")
+                if redirection.descriptor in ("", "0"):
+                    stdin = text
+                else:
+                    self.state.files[f"/dev/fd/{redirection.descriptor}"] = text
             elif redirection.operator == "<":
                 target = self._evaluator().text(redirection.target)
                 self.inspect([redirection.operator, target])
-                stdin = programs.content(self, target)
+                stdin = written.content(self, target)
+            elif redirection.operator == "<&":
+                target = self._evaluator().text(redirection.target)
+                stdin = (
+                    written.content(self, self.state.descriptors[target]) if target in self.state.descriptors else stdin
+                )
         return stdin
 
-    def _output(self, redirections: list[Redirection], printed: str) -> str:
+    def _output(self, redirections: list[Redirection], printed: str, *, follow: bool = True) -> str:
         """Judge where output goes, and remember what is written; returns what still goes on to stdout."""
         for redirection in redirections:
             operator = redirection.operator
@@ -228,12 +305,24 @@ class Follower:
                 continue
             target = "".join(self._evaluator().fields(redirection.target)[:1])
             if operator in (">&", "<&") and (target.isdigit() or target == "-"):
+                if operator == ">&" and target in self.state.descriptors and redirection.descriptor in ("", "1"):
+                    written.write(self, self.state.descriptors[target], printed, append=True)
+                    printed = ""
                 continue
-            self._judge([operator, target], "")
+            self._judge([operator, target], printed)
+            if follow:
+                self.schedule(target, printed)
             if redirection.descriptor in ("", "1"):
-                programs.write(self, target, printed, append=operator.endswith(">>"))
+                written.write(self, target, printed, append=operator.endswith(">>"))
                 printed = ""
         return printed
+
+    def schedule(self, target: str, content: str) -> None:
+        """Follow what a file of cron, a unit or a login shell would run, where its content stands in the command."""
+        path = resolve(target, self.state.folder)
+        if path and content and is_startup_file(target, self.state.folder):
+            for code in startup.commands_in(path, content):
+                self.subshell(lambda code=code: self.code(code))  # type: ignore[misc]
 
     def run(self, argv: Sequence[str], stdin: str) -> str:
         """Follow one command of evaluated words, through functions, aliases and wrappers; returns what it would print."""
@@ -255,11 +344,24 @@ class Follower:
         if name in self.state.aliases:
             return self._alias(name, words[1:], stdin)
         path = resolve(name, self.state.folder) if "/" in name else ""
+        if self._vetted or not self.vet(name, words):
+            return self._known(words, path, stdin)
+        self._vetted += 1
+        try:
+            return self._known(words, path, stdin)
+        finally:
+            self._vetted -= 1
+
+    def _known(self, words: list[str], path: str, stdin: str) -> str:
+        """Follow a program, be it one that this command itself has written."""
         if path in self.state.files:
-            return self.fed_code(self.state.files[path], stdin, words)
-        words[0] = posixpath.basename(name)
+            return programs.script(self, self.state.files[path], stdin, words)
+        words[0] = posixpath.basename(words[0])
+        if path.startswith(_SERVICE_SCRIPTS):
+            words.insert(0, "service")
         if has_wildcard(words[0]) and (names := self._alike(words[0])):
             for candidate in names:
+                self.budget.spend(4)
                 self._run([candidate, *words[1:]], stdin)
             return UNKNOWN
         if not is_known(words[0]):
@@ -275,7 +377,7 @@ class Follower:
         self.budget.spend(4)
         text = self.state.aliases.pop(name)
         try:
-            return self.code(f"{text} {' '.join(map(programs.quoted, arguments))}", stdin)
+            return self.code(f"{text} {' '.join(map(written.quoted, arguments))}", stdin)
         finally:
             self.state.aliases[name] = text
 
@@ -288,6 +390,11 @@ class Follower:
 
     def _inside(self, words: list[str], stdin: str) -> str:
         """Follow what a program would run, where it is one that runs something."""
+        given = [_GIVEN.match(word) for word in words[1:]] if words[0] in _ASSIGNING else []
+        for match in filter(None, given):
+            self.check_assignment(match[1], match[2])
+            self.state.variables.setdefault(match[1], (match[2],))
+        commands_inside.follow_options(self, words)
         inner = unwrap(words)
         if inner is None:
             handler = programs.handler(words[0])
@@ -308,8 +415,8 @@ class Follower:
 
     def _judge(self, words: list[str], stdin: str) -> None:
         self.inspect(words)
-        for finding in judge(Resolved(tuple(words), self.state.folder, stdin)):
-            self.report(finding)
+        for finding in judge(Resolved(tuple(words), self.state.folder, stdin, self.state.user)):
+            self._report(finding)
 
     def _call(self, name: str, arguments: list[str], stdin: str) -> str:
         """Follow a function; one that starts itself twice, or in the background, is a fork bomb."""
@@ -330,15 +437,5 @@ class Follower:
             self.state.positional = outer
 
     def _unresolved(self, words: Sequence[str]) -> None:
-        """A program that cannot be known is refused where its arguments look like those of a destructive one."""
-        arguments = [empty_unset(word) for word in words[1:]]
-        folder = self.state.folder
-        recursive = any(
-            word.startswith("-") and not word.startswith("--") and set(word) & set("rRf") for word in arguments
-        )
-        if recursive and any(is_critical(word, folder) for word in arguments if word and not word.startswith("-")):
-            self.refuse(words, "unresolved-command", "may delete what the host needs")
-        elif any(word.startswith("of=") and is_device(word[3:], folder) for word in arguments):
-            self.refuse(words, "unresolved-command", "may overwrite a device")
-        elif self.fed and words[0] == UNKNOWN:
-            self.refuse(words, "undecodable-code", "runs code that cannot be known before")
+        if refused := suspicion.unresolved(words, self.state.folder, self.fed):
+            self.refuse(words, *refused)

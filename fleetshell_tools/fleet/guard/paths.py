@@ -9,11 +9,11 @@ import re
 
 from fleetshell_tools.fleet.guard.symbols import (
     BRACKET,
-    LOCAL,
     MARKS,
     QUESTION,
     STAR,
     UNKNOWN,
+    UNSET,
     empty_unset,
     has_wildcard,
     is_known,
@@ -25,8 +25,8 @@ bin boot dev etc home lib lib32 lib64 libx32 libexec opt proc root run sbin srv 
 boot/efi boot/grub boot/grub2 boot/loader lib/modules lib/systemd lib/x86_64-linux-gnu root/.ssh
 etc/ssh etc/systemd etc/pam.d etc/network etc/netplan etc/init.d etc/sudoers.d etc/security etc/default etc/apt
 usr/bin usr/sbin usr/lib usr/lib32 usr/lib64 usr/libexec usr/local usr/share usr/include
-var/lib var/log var/spool var/mail var/www var/backups usr/lib/systemd usr/lib/modules usr/lib/x86_64-linux-gnu
-usr/local/bin usr/local/lib usr/local/sbin var/lib/dpkg var/lib/rpm var/lib/systemd var/spool/cron
+var/lib var/log var/spool var/spool/mail var/vmail var/mail var/www var/backups usr/lib/systemd usr/lib/modules usr/lib/x86_64-linux-gnu
+run/systemd usr/lib/aarch64-linux-gnu lib/aarch64-linux-gnu usr/local/bin usr/local/lib usr/local/sbin var/lib/dpkg var/lib/rpm var/lib/systemd var/spool/cron
 """
 _DATA = """
 home/* home/*/.ssh var/lib/mysql var/lib/postgresql var/lib/docker var/lib/mongodb var/lib/containerd var/lib/etcd
@@ -35,23 +35,15 @@ var/lib/kubelet var/lib/libvirt
 _FILES = """
 etc/passwd etc/shadow etc/group etc/gshadow etc/sudoers etc/fstab etc/crypttab etc/inittab etc/nsswitch.conf
 etc/ld.so.cache etc/machine-id etc/default/grub etc/ssh/sshd_config boot/grub/grub.cfg
-lib64/ld-linux* lib/ld-linux* usr/lib64/ld-linux* lib/systemd/systemd usr/lib/systemd/systemd sbin/init usr/sbin/init
+lib64/ld-linux* lib/ld-linux* usr/lib64/ld-linux* usr/lib/ld-linux* lib/x86_64-linux-gnu/ld-linux* usr/lib/x86_64-linux-gnu/ld-linux*
+lib/aarch64-linux-gnu/libc.so* usr/lib/aarch64-linux-gnu/libc.so* usr/lib/aarch64-linux-gnu/ld-linux* lib64/libc.so* usr/lib64/libc.so* lib/ld-musl*
+boot/vmlinuz boot/initrd.img usr/bin/python3 usr/bin/perl usr/bin/apt usr/bin/apt-get usr/bin/dpkg usr/bin/rpm usr/bin/dnf usr/bin/yum
+usr/bin/passwd usr/bin/chmod usr/bin/cp usr/bin/mv bin/rm bin/chmod usr/bin/mount usr/bin/login usr/bin/su usr/bin/ls bin/cp bin/mv bin/cat usr/bin/cat usr/bin/rm lib/systemd/systemd usr/lib/systemd/systemd sbin/init usr/sbin/init
 bin/sh bin/bash bin/dash bin/ls bin/mount bin/login bin/su usr/bin/sh usr/bin/bash usr/bin/dash usr/bin/env usr/bin/sudo
 usr/bin/systemctl bin/systemctl usr/sbin/sshd lib/x86_64-linux-gnu/libc.so* usr/lib/x86_64-linux-gnu/libc.so*
-root/.ssh/authorized_keys home/*/.ssh/authorized_keys
+root/.ssh/authorized_keys home/*/.ssh/authorized_keys var/lib/dpkg/status var/lib/rpm/rpmdb.sqlite var/lib/rpm/Packages
+var/lib/mysql/ibdata1
 """
-
-
-_STARTUP = re.compile(
-    r"/etc/(?:crontab|anacrontab|cron\.[a-z]+/.+|(?:systemd|init\.d|rc\.d|rc[0-9S]\.d|runlevels|conf\.d|local\.d|init)/.+|rc\.local|inittab"
-    r"|ld\.so\.(?:preload|conf|conf\.d/.+)|(?:pam\.d|security|sudoers\.d|profile\.d|ssh/sshd_config\.d|grub\.d|default/grub\.d)/.+"
-    r"|(?:modules|modprobe\.d/.+|modules-load\.d/.+|udev/rules\.d/.+)|profile|bash\.bashrc|bashrc|environment|shells|login\.defs|nologin"
-    r"|zsh/.+|csh\.(?:login|cshrc))"
-    r"|/var/spool/(?:cron|at)/.+|/boot/.+|(?:/usr)?/lib/systemd/.+|(?:/usr)?/lib/udev/rules\.d/.+|/run/systemd/.+"
-    r"|(?:/root|/home/[^/]+)/(?:\.ssh/(?:authorized_keys2?|rc|environment)|\.pam_environment|\.config/(?:systemd|autostart|fish)/.+"
-    r"|\.(?:profile|bash_profile|bash_login|bashrc|bash_logout|zshrc|zshenv|zprofile|zlogin|kshrc|login|cshrc|tcshrc))"
-)
-"""Files of login, boot, cron, units and the loader."""
 
 
 class Table:
@@ -70,11 +62,45 @@ _SYSTEM_FOLDERS = Table(_SYSTEM)
 _CRITICAL_FOLDERS = Table(_SYSTEM + _DATA)
 _CRITICAL_FILES = Table(_FILES)
 
-_DEVICE = re.compile(
-    r"/dev/(?:sd[a-z]|hd[a-z]|vd[a-z]|xvd[a-z]|nvme\d|mmcblk\d|md\d|md/|dm-\d|nbd\d|zd\d|sg\d|st\d|mapper/(?!control)|disk/"
-    r"|bcache\d|pmem\d|zvol/|mtd|dasd[a-z]|drbd\d|r?disk\d|root$|mem$|kmem$|port$)"
+_STARTUP = re.compile(
+    r"/etc/(?:crontab|anacrontab|cron\.[a-z]+/.+|(?:systemd|init\.d|rc\.d|rc[0-9S]\.d|runlevels|conf\.d|local\.d|init)/.+|rc\.local|inittab"
+    r"|ld\.so\.(?:preload|conf|conf\.d/.+)|(?:pam\.d|security(?!/limits)|sudoers\.d|profile\.d|ssh/sshd_config\.d|grub\.d|default/grub\.d)/.+"
+    r"|(?:modules|modprobe\.d/.+|modules-load\.d/.+|udev/rules\.d/.+)|profile|bash\.bashrc|bashrc|environment|shells|login\.defs|nologin"
+    r"|zsh/.+|csh\.(?:login|cshrc))"
+    r"|/var/spool/(?:cron|at)/.+|/boot/.+|(?:/usr)?/lib(?:64)?/(?:[^/]+/)?security/.+|(?:/usr)?/lib/systemd/.+|(?:/usr)?/lib/udev/rules\.d/.+|/run/systemd/.+"
+    r"|(?:/root|/home/[^/]+)/(?:\.ssh/(?:authorized_keys2?|rc|environment)|\.pam_environment|\.config/(?:systemd|autostart|fish)/.+"
+    r"|\.(?:profile|bash_profile|bash_login|bashrc|bash_logout|zshrc|zshenv|zprofile|zlogin|kshrc|login|cshrc|tcshrc))"
 )
-_DEVICE_NAMES = ("sda", "sdb", "hda", "vda", "xvda", "nvme0n1", "mmcblk0", "md0", "dm-0")
+"""Files of login, boot, cron, units and the loader."""
+
+_NO_DISK = re.compile(
+    r"/dev/(?:null|zero|full|u?random|hwrng|tty.*|pts/.*|ptmx|std(?:in|out|err)|fd/.*|shm/.*|mqueue/.*|hugepages/.*|tcp/.*|udp/.*"
+    r"|log|kmsg|console|net/.*|input/.*|uinput|snd/.*|dri/.*|fuse|kvm|rtc.*|mapper/control|loop.*|ram\d+|zram\d+|lp\d+|usb/.*|fb\d+"
+    r"|n?st\d+[alm]?|nst\d+|nrst\d+|video.*|vhost.*|tpm.*|nvidia.*|i2c.*|gpiochip.*|initctl|cpu_dma_latency)"
+)
+"""What in /dev holds no data; everything else there is taken for a disk, whatever a volume group or a vendor calls it."""
+
+_DATA_ROOTS = frozenset(
+    "srv mnt media data backup backups export exports storage volumes volume nfs share shares archive pool tank shared".split()
+)
+_HOLDING = _DATA_ROOTS | {"opt", "var"}
+_KEPT = _DATA_ROOTS | frozenset(
+    "db database databases mysql postgres postgresql pgdata mongo mongodb uploads prod production git repos mail vmail www home "
+    "customers clients users".split()
+)
+_MOUNTS = frozenset(["mnt", "media"])
+_DATA_BELOW = frozenset(["var/www", "var/lib", "var/backups", "var/spool", "var/mail", "run/media", "var/opt"])
+_STORES = frozenset(
+    "mysql postgresql pgsql mongodb mongo redis influxdb elasticsearch opensearch clickhouse cassandra docker containerd etcd "
+    "kubelet libvirt rancher jenkins gitlab rabbitmq kafka zookeeper minio vault consul prometheus grafana ldap".split()
+)
+_DATABASES = frozenset(
+    "mysql postgresql pgsql mongodb mongo redis influxdb elasticsearch opensearch clickhouse cassandra etcd ldap".split()
+)
+_PASSING = re.compile(
+    r"cache|te?mp|log|build|dist|trash|old|test|node_modules|target|\A\.|scratch|staging", re.IGNORECASE
+)
+"""Folders whose content is made again, or is meant to be thrown away."""
 
 
 def resolve(target: str, folder: str) -> str:
@@ -134,19 +160,41 @@ def is_startup_file(target: str, folder: str) -> bool:
     return _STARTUP.fullmatch(resolve(target, folder)) is not None
 
 
+def is_data_tree(target: str, folder: str) -> bool:
+    """Is this a whole tree of people's data: a top-level folder that the system does not know, a mount, all of a data set?"""
+    path = resolve(target, folder)
+    parts = [part for part in path.split("/") if part]
+    everything = bool(parts) and _takes_all(parts[-1])
+    while parts and _takes_all(parts[-1]):
+        parts.pop()
+    if not parts or parts[0] in ("tmp", "proc", "dev") or any(_PASSING.search(part) for part in parts):
+        return False
+    if len(parts) == 3 and parts[:2] == ["var", "lib"] and parts[2] in _STORES:
+        return True
+    if parts[:2] == ["var", "lib"] and len(parts) > 2 and parts[2] in (_STORES if everything else _DATABASES):
+        return True
+    if not is_known("".join(parts)) or has_wildcard("".join(parts)):
+        return False
+    if len(parts) == 1:
+        return everything or "." not in parts[0]
+    if len(parts) == 2:
+        kept = parts[0] in _HOLDING and parts[1] in _KEPT
+        return kept or parts[0] in _MOUNTS or (everything and parts[0] in _DATA_ROOTS)
+    return len(parts) == 3 and everything and "/".join(parts[:2]) in _DATA_BELOW
+
+
 def is_critical(target: str, folder: str) -> bool:
     return is_critical_folder(target, folder) or is_critical_file(target, folder)
 
 
 def is_device(target: str, folder: str) -> bool:
     """Is this a block device, or the memory, whose content would be lost by writing to it?"""
-    path = resolve(target, folder)
-    if not path.startswith("/dev/"):
-        return False
-    if _DEVICE.match(path):
-        return True
-    uncertain = has_wildcard(path) or UNKNOWN in path or LOCAL in path
-    return uncertain and any(matches(path[5:], name) for name in _DEVICE_NAMES)
+    # A variable that a session may have set can name any device: /dev/$DISK.
+    for possible in {target, target.replace(UNSET, UNKNOWN)}:
+        path = resolve(possible, folder)
+        if path.startswith("/dev/") and not _NO_DISK.fullmatch(path) and path != f"/dev/{STAR}":
+            return True
+    return False
 
 
 def _takes_all(part: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from fleetshell_tools.fleet.guard.lexer import unescape_ansi
 from fleetshell_tools.fleet.guard.options import parse
-from fleetshell_tools.fleet.guard.symbols import STAR, UNKNOWN, from_outside, is_known, plain
+from fleetshell_tools.fleet.guard.symbols import LOCAL, STAR, UNKNOWN, from_outside, is_known, plain
 
 Producer = Callable[[Sequence[str], str], str]
 """Takes a program's arguments and its stdin; returns what it prints."""
@@ -39,6 +39,9 @@ def _zero_octal(text: str) -> str:
     return re.sub(r"\\0([0-7]{1,3})", r"\\\1", text)
 
 
+_NUL = re.compile(r"\\(?:x00|000|0(?![0-7]))")
+
+
 def _printf(arguments: Sequence[str], stdin: str) -> str:
     words = list(arguments)
     if words[:1] == ["-v"]:
@@ -47,7 +50,8 @@ def _printf(arguments: Sequence[str], stdin: str) -> str:
         del words[0]
     if not words:
         return ""
-    template, values = unescape_ansi(words[0]), words[1:]
+    # Items that end in NUL are for `xargs -0`, which takes lines as well here.
+    template, values = unescape_ansi(_NUL.sub("\n", words[0])), words[1:]
     found = []
 
     def fill(match: re.Match[str]) -> str:
@@ -178,15 +182,59 @@ def _command(arguments: Sequence[str], stdin: str) -> str:
 
 def _pgrep(arguments: Sequence[str], stdin: str) -> str:
     """The number of the first process stands for all, where the pattern takes all."""
-    patterns = parse(arguments, short="ugtPsUGd").operands
-    return "1\n" if patterns and not plain(patterns[0]).strip(".*^$") else UNKNOWN
+    options = parse(arguments, short="ugtPsUGd")
+    patterns = options.operands
+    named = plain(patterns[0]).strip(".*^$") if patterns else ""
+    user = options.value("u", "U", "euid", "uid")
+    everything = (
+        (options.has("v") if named else bool(patterns)) or named == "sshd" or (not patterns and user in ("root", "0"))
+    )
+    return "1\n" if everything else UNKNOWN
+
+
+def _pidof(arguments: Sequence[str], stdin: str) -> str:
+    return "1\n" if {"systemd", "init", "/sbin/init", "sshd", "dbus-daemon"} & set(arguments) else UNKNOWN
+
+
+def _redis(arguments: Sequence[str], stdin: str) -> str:
+    """`redis-cli keys '*'` and `--scan` without a narrower pattern name every key."""
+    words = list(arguments)
+    pattern = words[words.index("--pattern") + 1 :][:1] if "--pattern" in words else ["*"]
+    words = ["keys" if word == "KEYS" else word for word in words]
+    pattern = words[words.index("keys") + 1 :][:1] if "keys" in words else pattern
+    listing = "--scan" in words or "keys" in words
+    return STAR + "\n" if listing and [plain(word) for word in pattern] == ["*"] else UNKNOWN
 
 
 def _docker(arguments: Sequence[str], stdin: str) -> str:
     """`docker ps -q` without a filter names every container."""
     options = parse(arguments, short="fn", long=("filter", "format", "last"))
-    listing = options.operands in (["ps"], ["container", "ls"], ["images"], ["volume", "ls"])
+    words = options.operands
+    listing = words in (["ps"], ["images"]) or words[-1:] in (["ls"], ["list"])
     return STAR + "\n" if listing and options.has("q", "quiet") and not options.has("f", "filter") else UNKNOWN
+
+
+def _kubectl(arguments: Sequence[str], stdin: str) -> str:
+    """`kubectl get KIND -o name` names every object of a kind; what `completion` prints is made to be evaluated."""
+    options = parse(arguments, short="onlL", long=("output", "namespace", "selector", "field-selector"))
+    kinds = options.operands[1:] if options.operands[:1] == ["get"] else []
+    narrow = len(kinds) != 1 or "/" in kinds[0] or options.has("l", "selector", "field-selector")
+    return "" if narrow else STAR + "\n"
+
+
+def _systemctl(arguments: Sequence[str], stdin: str) -> str:
+    """`list-units` without a pattern names every unit."""
+    operands = parse(arguments, short="t", long=("type", "state", "property")).operands
+    return STAR + "\n" if operands in (["list-units"], ["list-unit-files"]) else UNKNOWN
+
+
+def _tree(arguments: Sequence[str], stdin: str) -> str:
+    options = parse(arguments, short="LPI")
+    return "".join(f"{path.rstrip('/')}/{STAR}\n" for path in options.operands) if options.has("f", "i") else UNKNOWN
+
+
+def _type(arguments: Sequence[str], stdin: str) -> str:
+    return _which(arguments, "") if {"-P", "-p", "-fP", "-fp"} & set(arguments) else UNKNOWN
 
 
 def _mktemp(arguments: Sequence[str], stdin: str) -> str:
@@ -199,6 +247,39 @@ def _seq(arguments: Sequence[str], stdin: str) -> str:
 
 def _same_path(arguments: Sequence[str], stdin: str) -> str:
     return "".join(path + "\n" for path in arguments if not path.startswith("-"))
+
+
+def _ps(arguments: Sequence[str], stdin: str) -> str:
+    """Of a list of all processes the first stands for all; without a filter it is taken by everybody who reads it."""
+    text = "".join(arguments)
+    everything = any(flag in text for flag in ("e", "A", "ax", "aux")) and "p" not in text.replace("pid", "").replace(
+        "ppid", ""
+    )
+    return "1 1 1 1 1 1 1 1\n" if everything else UNKNOWN
+
+
+def _some_lines(arguments: Sequence[str], stdin: str) -> str:
+    """`head` and `tail`: of the names that a wildcard stands for only some."""
+    printed = _passes_on([word for word in arguments if not word.lstrip("-").isdigit()], stdin)
+    return (
+        printed.replace(STAR, f"{UNKNOWN}/" * 8) if any(word.startswith(("-", "+")) for word in arguments) else printed
+    )
+
+
+def _grep(arguments: Sequence[str], stdin: str) -> str:
+    """`grep -v` leaves nearly all; what another pattern leaves is not known."""
+    options = parse(arguments, short="efmABC")
+    if not options.has("v", "invert-match") or len(options.operands) > 1:
+        digits = stdin == "1\n" and any(_DIGITS.fullmatch(plain(word)) for word in options.operands[:1])
+        return stdin if digits else UNKNOWN
+    return stdin if STAR in stdin or stdin.startswith("1 1 1") or stdin == "1\n" else UNKNOWN
+
+
+_DIGITS = re.compile(r"\^?(?:\[0-9\]|\[\[:digit:\]\]|\\d)[+*]?\$?")
+
+
+def _uname(arguments: Sequence[str], stdin: str) -> str:
+    return LOCAL + "\n" if "-r" in arguments else "Linux\n"
 
 
 def _passes_on(arguments: Sequence[str], stdin: str) -> str:
@@ -226,16 +307,26 @@ PRODUCERS: dict[str, Producer] = {
     "which": _which,
     "command": _command,
     "pgrep": _pgrep,
+    "pidof": _pidof,
     "mktemp": _mktemp,
-    "docker": _docker,
-    "podman": _docker,
+    **dict.fromkeys(("docker", "podman", "nerdctl", "crictl", "ctr", "lxc", "incus", "helm"), _docker),
+    "kubectl": _kubectl,
+    "systemctl": _systemctl,
+    "tree": _tree,
+    "type": _type,
     "seq": _seq,
     "realpath": _same_path,
     "readlink": _same_path,
     "sort": _passes_on,
     "uniq": _passes_on,
-    "head": _passes_on,
-    "tail": _passes_on,
+    "head": _some_lines,
+    "tail": _some_lines,
+    "grep": _grep,
+    "egrep": _grep,
+    "ps": _ps,
+    "redis-cli": _redis,
+    "valkey-cli": _redis,
+    "uname": _uname,
     "sponge": _passes_on,
     "true": _silent,
     "false": _silent,
@@ -255,8 +346,6 @@ PRODUCERS: dict[str, Producer] = {
     "pyenv": _silent,
     "rbenv": _silent,
     "starship": _silent,
-    "kubectl": _silent,
-    "helm": _silent,
     "resize": _silent,
     "locale": _silent,
     "lesspipe": _silent,

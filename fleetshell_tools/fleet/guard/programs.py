@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fleetshell_tools.fleet.guard.interpreters import code_of, inspect, interpreter_of
+from fleetshell_tools.fleet.guard import commands_inside, containers
+from fleetshell_tools.fleet.guard.interpreters import interpreter_of
+from fleetshell_tools.fleet.guard.judges.startup import CRON_LINE, dubious
+from fleetshell_tools.fleet.guard.languages import compiler, interpreter
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import resolve
-from fleetshell_tools.fleet.guard.producers import produce
 from fleetshell_tools.fleet.guard.rules import Finding
 from fleetshell_tools.fleet.guard.search import Search
-from fleetshell_tools.fleet.guard.symbols import LOCAL, STAR, UNKNOWN, plain
+from fleetshell_tools.fleet.guard.shell_builtins import BUILTINS
+from fleetshell_tools.fleet.guard.symbols import STAR, UNKNOWN, is_known, plain
+from fleetshell_tools.fleet.guard.written import content, write
 
 if TYPE_CHECKING:
     from fleetshell_tools.fleet.guard.follow import Follower
@@ -22,32 +25,12 @@ Handler = Callable[["Follower", list[str], str], str]
 """Follows a program, given its words and stdin; returns what it would print."""
 
 SHELLS = frozenset("sh bash dash ash ksh ksh93 mksh zsh fish rbash yash csh tcsh".split())
-_CRON_LINE = re.compile(r"\s*(?:@\w+|(?:[\d*/,\-A-Za-z]+\s+){4}[\d*/,\-A-Za-z]+)\s+(.*)")
 
 
 def handler(name: str) -> Handler | None:
     if name in SHELLS:
         return shell
     return _HANDLERS.get(name) or (interpreter if interpreter_of(name) else None)
-
-
-def quoted(word: str) -> str:
-    """A word as shell code that evaluates to it again, active wildcards included."""
-    return word if plain(word) != word else shlex.quote(word)
-
-
-def content(follower: Follower, path: str) -> str:
-    """What a file holds: what this command wrote to it, else the mark for a file on the server."""
-    if path in ("/dev/null", ""):
-        return ""
-    return follower.state.files.get(resolve(path, follower.state.folder), LOCAL)
-
-
-def write(follower: Follower, path: str, text: str, *, append: bool = False) -> None:
-    """Remember what a file holds from now on."""
-    name = resolve(path, follower.state.folder)
-    before = follower.state.files.get(name, "") if append else ""
-    follower.state.files[name] = follower.budget.value(before + text)
 
 
 def shell(follower: Follower, words: list[str], stdin: str) -> str:
@@ -79,6 +62,28 @@ def shell(follower: Follower, words: list[str], stdin: str) -> str:
     return _with_arguments(follower, operands[0], operands[1:], lambda: follower.fed_code(code, stdin, words))
 
 
+def script(follower: Follower, code: str, stdin: str, words: Sequence[str]) -> str:
+    """Follow a file that is run as a program, with its arguments."""
+    return _with_arguments(follower, words[0], list(words[1:]), lambda: follower.fed_code(code, stdin, words))
+
+
+_PROGRAM_FILE = re.compile(r"(?:/usr)?(?:/local)?/s?bin/([\w.+-]+)")
+
+
+def _copies(follower: Follower, words: list[str], stdin: str) -> str:
+    """A copy of a program, or a link to it, is that program under another name; a copy of a file holds the same."""
+    operands = parse(words[1:], short="tSmog", long=("target-directory", "suffix", "mode", "owner", "group")).operands
+    if len(operands) == 2:
+        source, target = operands
+        files = follower.state.files
+        path = resolve(source, follower.state.folder)
+        if match := _PROGRAM_FILE.fullmatch(source if words[0] == "ln" else path):
+            write(follower, target, f'{match[1]} "$@"\n')
+        elif path in files:
+            write(follower, target, files[path])
+    return ""
+
+
 def _with_arguments(follower: Follower, name: str, arguments: list[str], follow: Callable[[], str]) -> str:
     """Follow code with its own `$0`, `$1`, …"""
     state = follower.state
@@ -106,7 +111,9 @@ def _xargs(follower: Follower, words: list[str], stdin: str) -> str:
         long=("arg-file", "delimiter", "max-args", "max-procs", "max-chars", "max-lines", "replace"),
     )
     template = options.operands or ["echo"]
-    items = [UNKNOWN] if options.has("a", "arg-file") else stdin.replace("\\0", "\n").split()
+    if file := options.value("a", "arg-file"):
+        stdin = content(follower, file)
+    items = stdin.replace("\\0", "\n").split()
     mark = options.value("I", "replace", "i")
     if mark is None:
         return follower.run([*template, *items], "")
@@ -143,6 +150,19 @@ def _find(follower: Follower, words: list[str], stdin: str) -> str:
     for command in search.commands:
         for path in found:
             follower.run([word.replace("{}", path) for word in command], "")
+    numbers = "1\n" if "/proc" in search.roots and "-printf" in words else ""
+    return numbers + "".join(path + "\n" for path in found)
+
+
+def _fd(follower: Follower, words: list[str], stdin: str) -> str:
+    """`fd PATTERN FOLDER… -x COMMAND`"""
+    at = next((at for at, word in enumerate(words) if word in ("-x", "-X", "--exec", "--exec-batch")), len(words))
+    operands = parse(words[1:at], short="dteEScgj", long=("type", "extension", "exclude", "max-depth")).operands
+    whole = not plain("".join(operands[:1])).strip(".*")
+    found = [f"{root.rstrip('/')}/{STAR if whole else UNKNOWN}" for root in operands[1:] or ["."]]
+    for path in found if words[at + 1 :] else ():
+        command = [word.replace("{}", path) for word in words[at + 1 :]]
+        follower.run(command if "{}" in words[at + 1 :] else [*command, path], "")
     return "".join(path + "\n" for path in found)
 
 
@@ -152,13 +172,16 @@ def _list(follower: Follower, words: list[str], stdin: str) -> str:
     if "l" in options.values:
         return UNKNOWN
     operands = options.operands
+    if operands == ["/proc"]:
+        return "1\n"
     if not operands or (
         len(operands) == 1 and resolve(operands[0], follower.state.folder) in (follower.state.folder, "/")
     ):
         return STAR + "\n"
     if "d" in options.values or any(STAR in operand for operand in operands):
         return "".join(operand + "\n" for operand in operands)
-    return UNKNOWN
+    # The names in one other folder: they are some names, to be joined to it or not.
+    return STAR + "\n" if len(operands) == 1 else UNKNOWN
 
 
 def _cat(follower: Follower, words: list[str], stdin: str) -> str:
@@ -169,6 +192,7 @@ def _cat(follower: Follower, words: list[str], stdin: str) -> str:
 def _tee(follower: Follower, words: list[str], stdin: str) -> str:
     for target in parse(words[1:]).operands:
         write(follower, target, stdin)
+        follower.schedule(target, stdin)
     return stdin
 
 
@@ -178,123 +202,107 @@ def _download(follower: Follower, words: list[str], stdin: str) -> str:
     target = options.value("o", "output") if words[0] == "curl" else options.value("O", "output-document")
     if target and target != "-":
         write(follower, target, UNKNOWN)
+    elif not target and (words[0] == "wget" or options.has("O", "remote-name", "remote-name-all")):
+        for address in options.operands:
+            write(follower, address.partition("?")[0].rstrip("/").rpartition("/")[2] or "index.html", UNKNOWN)
     return UNKNOWN
 
 
-def _cd(follower: Follower, words: list[str], stdin: str) -> str:
-    operands = parse(words[1:]).operands
-    if not operands:
-        follower.state.folder = follower.state.home
-    elif operands[0] != "-":
-        follower.state.folder = resolve(operands[0], follower.state.folder) or UNKNOWN
+_FAN_OUT = {
+    "ansible": "mauiefltMBPT",
+    "pdsh": "wxlfutRg",
+    "clush": "wxgXlftuo",
+    "pssh": "hHlptoeOx",
+    "parallel-ssh": "hHlptoeOx",
+    "salt": "tLEGNCSIbo",
+    "dsh": "mgfrw",
+}
+
+
+def _ansible(follower: Follower, words: list[str], stdin: str) -> str:
+    """Programs that run one command on many hosts."""
+    options = parse(
+        words[1:], short=_FAN_OUT[words[0]], long=("module-name", "args", "user", "inventory", "hosts", "group")
+    )
+    if words[0] == "ansible":
+        code = "reboot" if options.value("m", "module-name") == "reboot" else options.value("a", "args") or ""
+    elif words[0] == "salt":
+        verb = "".join(options.operands[1:2])
+        stops = re.fullmatch(r"system\.(?:reboot|shutdown|poweroff|halt|init)", verb)
+        code = verb.partition(".")[2] if stops else " ".join(options.operands[2:])
     else:
-        follower.state.folder = UNKNOWN
+        code = " ".join(options.operands)
+    if code:
+        follower.fed_code(code, stdin, words)
+    return UNKNOWN
+
+
+def _mkfifo(follower: Follower, words: list[str], stdin: str) -> str:
+    for path in parse(words[1:], short="mZ").operands:
+        write(follower, path, UNKNOWN)
     return ""
 
 
-def _pwd(follower: Follower, words: list[str], stdin: str) -> str:
-    return follower.state.folder + "\n"
+def _whoami(follower: Follower, words: list[str], stdin: str) -> str:
+    asks = words[0] != "id" or "n" in "".join(words[1:])
+    return (follower.state.user or UNKNOWN) + "\n" if asks else UNKNOWN
 
 
-def _alias(follower: Follower, words: list[str], stdin: str) -> str:
-    for word in words[1:]:
-        name, equals, value = word.partition("=")
-        if equals:
-            follower.state.aliases[name] = value
-    return ""
-
-
-def _hash(follower: Follower, words: list[str], stdin: str) -> str:
-    if words[1:2] == ["-p"] and len(words) > 3:
-        follower.state.aliases[words[3]] = quoted(words[2])
-    return ""
-
-
-def _set(follower: Follower, words: list[str], stdin: str) -> str:
-    options = parse(words[1:], short="o", to_operand=True)
-    if options.operands or "--" in words:
-        follower.state.positional = tuple(options.operands)
-    return ""
-
-
-def _read(follower: Follower, words: list[str], stdin: str) -> str:
-    """The first line goes to the variables, the last of which takes the rest."""
-    names = parse(words[1:], short="adinNptu").operands or ["REPLY"]
-    line = next(iter(stdin.splitlines()), UNKNOWN)
-    pieces = line.split(None, len(names) - 1)
-    for position, name in enumerate(names):
-        follower.state.variables[name] = (pieces[position] if position < len(pieces) else "",)
-    return ""
-
-
-def _printf_variable(follower: Follower, words: list[str], stdin: str) -> str:
-    if words[1:2] == ["-v"] and len(words) > 3:
-        follower.state.variables[words[2]] = (produce("printf", words[3:], stdin),)
-        return ""
-    return produce("printf", words[1:], stdin)
-
-
-def _trap(follower: Follower, words: list[str], stdin: str) -> str:
-    operands = parse(words[1:], to_operand=True).operands
-    if len(operands) > 1 and operands[0] not in ("-", ""):
-        follower.fed_code(operands[0], "", words)
-    return ""
+def _connects(follower: Follower, words: list[str], stdin: str) -> str:
+    """`nc -e sh` and `socat EXEC:sh` give a shell to whoever is at the other end."""
+    options = parse(words[1:], short="ecpswqiXxgGoO", long=("exec", "sh-exec", "lua-exec"))
+    runs = any(word.upper().startswith(("EXEC:", "SYSTEM:", "SHELL:")) for word in words[1:])
+    if runs or (words[0] != "socat" and options.has("e", "c", "exec", "sh-exec", "lua-exec")):
+        follower.refuse(words, "remote-shell", "gives a shell to another host")
+    return UNKNOWN
 
 
 def _crontab(follower: Follower, words: list[str], stdin: str) -> str:
     """`crontab -` and `crontab FILE` take lines whose sixth field and what follows is shell code."""
     options = parse(words[1:], short="u")
-    if options.operands:
-        table = stdin if options.operands[0] == "-" else content(follower, options.operands[0])
+    if options.operands or (stdin and not options.has("l", "e", "r")):
+        table = stdin if options.operands in ([], ["-"]) else content(follower, options.operands[0])
         for line in table.splitlines():
-            if match := _CRON_LINE.match(line):
+            if match := CRON_LINE.match(line):
+                if dubious(match[1]) and is_known(match[1]):
+                    follower.report(
+                        Finding("startup", "schedule", "has cron run what anybody may have put there", tuple(words))
+                    )
                 follower.fed_code(match[1], "", words)
-    return UNKNOWN
-
-
-def interpreter(follower: Follower, words: list[str], stdin: str) -> str:
-    """Follow the shell commands in another language's code, and judge what it deletes and writes."""
-    language = interpreter_of(words[0])
-    code = code_of(language, words[1:], stdin) if language else ""
-    if code and not code.replace(UNKNOWN, "").strip():
-        follower.refuse(words, "undecodable-code", "runs code that cannot be known before")
-        return UNKNOWN
-    program = inspect(plain(code))
-    if program.forks:
-        follower.report(Finding("forkbomb", "fork-loop", "starts itself again and again", tuple(words)))
-    for command in program.commands:
-        follower.subshell(lambda command=command: follower.code(command))  # type: ignore[misc]
-    if program.deleted:
-        follower.run(["rm", "-rf", *_expanded(follower, program.deleted)], "")
-    for path in program.written:
-        follower.run(["tee", path], "")
-    return UNKNOWN
-
-
-def _expanded(follower: Follower, paths: tuple[str, ...]) -> list[str]:
-    """Paths in other languages are often expanded too (`glob`, `expanduser`)."""
-    return [path.replace("*", STAR).replace("~", follower.state.home, 1) for path in paths]
+    return UNKNOWN + "\n"
 
 
 _HANDLERS: dict[str, Handler] = {
+    **BUILTINS,
     ".": _source,
     "source": _source,
     "xargs": _xargs,
     "parallel": _parallel,
     "find": _find,
+    **dict.fromkeys(("fd", "fdfind"), _fd),
+    **dict.fromkeys(("gcc", "cc", "clang", "tcc", "g++"), compiler),
     "ls": _list,
     "cat": _cat,
     "tee": _tee,
     "curl": _download,
     "wget": _download,
-    "cd": _cd,
-    "pushd": _cd,
-    "pwd": _pwd,
-    "alias": _alias,
-    "hash": _hash,
-    "set": _set,
-    "read": _read,
-    "trap": _trap,
     "crontab": _crontab,
-    "printf": _printf_variable,
+    **dict.fromkeys(_FAN_OUT, _ansible),
+    "mkfifo": _mkfifo,
+    "whoami": _whoami,
+    "id": _whoami,
+    "logname": _whoami,
+    "nc": _connects,
+    "ncat": _connects,
+    "netcat": _connects,
+    "nc.traditional": _connects,
+    "socat": _connects,
+    **dict.fromkeys(("vim", "vi", "ex", "nvim", "ed", "view"), commands_inside.edits),
+    "sed": commands_inside.sed,
+    "gsed": commands_inside.sed,
+    **dict.fromkeys(("make", "gmake"), commands_inside.makes),
+    **dict.fromkeys(("tmux", "screen"), commands_inside.sends_keys),
+    **dict.fromkeys(("psql", "mysql", "mariadb", "sqlite3"), commands_inside.client),
+    **dict.fromkeys(("cp", "ln", "install", "mv"), _copies),
+    **dict.fromkeys(containers.PROGRAMS, containers.inside),
 }

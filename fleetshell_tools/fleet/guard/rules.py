@@ -33,12 +33,14 @@ class Command:
     Args:
         argv: Its evaluated words; the program's name first, without its folder.
         folder: The working directory, absolute; it starts with the unknown mark where it is not known.
-        stdin: What it would read, as far as it is known.
+        stdin: What it would read, as far as it is known; of a redirection, what it would write.
+        user: The login user, where that is known.
     """
 
     argv: tuple[str, ...]
     folder: str
     stdin: str = ""
+    user: str = ""
 
     @property
     def name(self) -> str:
@@ -73,6 +75,7 @@ class Finding:
 
 
 Judge = Callable[[Command], "Finding | None"]
+_SHELLS = ("bash", "dash", "sh", "zsh", "ksh", "env", "sudo", "python3", "perl")
 _JUDGES: dict[str, list[Judge]] = {}
 
 
@@ -94,5 +97,5 @@ def judge(command: Command) -> list[Finding]:
 
 
 def judged_names(pattern: str) -> list[str]:
-    """The judged programs that a name with wildcards may stand for."""
-    return [name for name in _JUDGES if matches(pattern, name)]
+    """The judged programs that a name with wildcards may stand for, and the shells."""
+    return [name for name in (*_SHELLS, *_JUDGES) if matches(pattern, name)]

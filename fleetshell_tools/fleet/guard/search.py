@@ -10,7 +10,7 @@ from fleetshell_tools.fleet.guard.symbols import STAR, UNKNOWN, plain
 _GLOBAL = ("-H", "-L", "-P")
 _CHOOSING = frozenset(
     "-name -iname -path -ipath -wholename -regex -iregex -mtime -mmin -atime -amin -ctime -cmin -newer -size -user -group "
-    "-uid -gid -perm -inum -links -lname -samefile -empty -nouser -nogroup".split()
+    "-uid -gid -inum -links -lname -samefile -empty -nouser -nogroup".split()
 )
 _WITHOUT_VALUE = frozenset(["-empty", "-nouser", "-nogroup"])
 _EXECUTING = frozenset(["-exec", "-execdir", "-ok", "-okdir"])
@@ -35,7 +35,8 @@ class Search:
         roots = []
         while rest and not rest[0].startswith("-") and rest[0] not in ("(", ")", "!", ","):
             roots.append(rest.pop(0))
-        return cls(tuple(roots) or (".",), tuple(rest), _is_narrow(rest), tuple(_commands(rest)))
+        narrow = _is_narrow(rest) and not ("/" in roots and _by_ending(rest))
+        return cls(tuple(roots) or (".",), tuple(rest), narrow, tuple(_commands(rest)))
 
     def found(self) -> list[str]:
         """The paths that it would hand on: everything in its roots, or something unknown in them."""
@@ -43,17 +44,74 @@ class Search:
         return [f"{root.rstrip('/')}/{inside}" for root in self.roots]
 
 
+_ACTIONS = _EXECUTING | {"-delete"}
+_OR = frozenset(["-o", "-or", ","])
+_DEEPEST = 8
+_NUMBERS = frozenset("-mtime -mmin -atime -amin -ctime -cmin -size".split())
+
+
 def _is_narrow(expression: list[str]) -> bool:
-    for position, word in enumerate(expression):
+    """Does every alternative that does something choose first?"""
+    alternatives = _alternatives(expression)
+    acting = [alternative for alternative in alternatives if _ACTIONS & set(alternative)]
+    return all(_chooses(alternative) for alternative in acting or alternatives)
+
+
+def _by_ending(expression: list[str]) -> bool:
+    """Does it choose by nothing but the end of a name, `*.conf`, of which the system itself has many?"""
+    chosen = [position for position, word in enumerate(expression) if word in _CHOOSING]
+    return bool(chosen) and all(
+        expression[position] in ("-name", "-iname")
+        and plain("".join(expression[position + 1 : position + 2])).startswith("*")
+        for position in chosen
+    )
+
+
+def _alternatives(expression: list[str]) -> list[list[str]]:
+    """The expression split at `-o`, but not inside parentheses or inside a command."""
+    found: list[list[str]] = [[]]
+    depth, command = 0, False
+    for word in expression:
+        command = (command or word in _EXECUTING) and word not in (";", "+")
+        depth += 0 if command else {"(": 1, ")": -1}.get(word, 0)
+        if word in _OR and depth <= 0 and not command:
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def _chooses(expression: list[str], depth: int = 0) -> bool:
+    position = 0
+    if depth > _DEEPEST:
+        return False
+    while position < len(expression):
+        word = expression[position]
         if word in _EXECUTING:
             return False
         negated = position > 0 and expression[position - 1] in ("!", "-not")
-        if word not in _CHOOSING or negated:
-            continue
-        value = expression[position + 1] if position + 1 < len(expression) else ""
-        if word in _WITHOUT_VALUE or plain(value).strip("*?./"):
-            return True
+        if word == "(":
+            end = _closing(expression, position)
+            inside = _alternatives(expression[position + 1 : end])
+            if not negated and all(_chooses(alternative, depth + 1) for alternative in inside):
+                return True
+            position = end
+        elif word in _CHOOSING and not negated:
+            value = expression[position + 1] if position + 1 < len(expression) else ""
+            anything = word in _NUMBERS and value.strip("+ckMGwb") in ("0", "")
+            if word in _WITHOUT_VALUE or (plain(value).strip("*?./") and not anything):
+                return True
+        position += 1
     return False
+
+
+def _closing(expression: list[str], start: int) -> int:
+    depth = 0
+    for position in range(start, len(expression)):
+        depth += {"(": 1, ")": -1}.get(expression[position], 0)
+        if depth == 0:
+            return position
+    return len(expression)
 
 
 def _commands(expression: list[str]) -> list[tuple[str, ...]]:

@@ -6,6 +6,8 @@ So every string function works on it, and a quoted `*` stays different from an u
 
 from __future__ import annotations
 
+import functools
+
 UNKNOWN = "\0"
 """Text that cannot be known: the output of a program that we do not model, random numbers, downloads."""
 UNSET = "\1"
@@ -83,22 +85,24 @@ def matches(pattern: str, name: str) -> bool:
     return all(atom == STAR for atom in atoms[at:])
 
 
-def _atoms(pattern: str) -> list[str]:
+@functools.lru_cache(maxsize=64)
+def _atoms(pattern: str) -> tuple[str, ...]:
     """Split a pattern into single characters, one STAR for each run of stars, and whole bracket expressions."""
     atoms: list[str] = []
     position = 0
+    last = pattern.rfind("]")
     while position < len(pattern):
         char = pattern[position]
         if char in (STAR, UNKNOWN, LOCAL):
             if not atoms or atoms[-1] != STAR:
                 atoms.append(STAR)
-        elif char == BRACKET and (end := pattern.find("]", position + 2)) > 0:
+        elif char == BRACKET and position + 2 <= last and (end := pattern.find("]", position + 2)) > 0:
             atoms.append(pattern[position : end + 1])
             position = end
         elif char != UNSET:
             atoms.append(char)
         position += 1
-    return atoms
+    return tuple(atoms)
 
 
 def _matches_one(atom: str, char: str) -> bool:

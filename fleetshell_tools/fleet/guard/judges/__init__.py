@@ -1,5 +1,27 @@
 """The judges, one module for each group of classes; importing this package registers them all."""
 
-from fleetshell_tools.fleet.guard.judges import devices, files, power, processes, services
+from fleetshell_tools.fleet.guard.judges import (
+    access,
+    databases,
+    devices,
+    files,
+    firewall,
+    massdelete,
+    power,
+    processes,
+    resources,
+    startup,
+)
 
-__all__ = ["devices", "files", "power", "processes", "services"]
+__all__ = [
+    "access",
+    "databases",
+    "devices",
+    "files",
+    "firewall",
+    "massdelete",
+    "power",
+    "processes",
+    "resources",
+    "startup",
+]

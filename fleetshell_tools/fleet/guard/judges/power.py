@@ -35,6 +35,9 @@ _TARGETS = frozenset(
         "suspend",
         "hibernate",
         "exit",
+        "basic",
+        "sysinit",
+        "runlevel1",
     ]
 )
 
@@ -91,19 +94,66 @@ def asks_systemd(command: Command) -> Finding | None:
     return None
 
 
-@judges(">", ">>", ">|", "tee")
+@judges(">", ">>", ">|", "tee", "cp", "dd")
 def triggers(command: Command) -> Finding | None:
     """Writing a letter to /proc/sysrq-trigger, or a sleep state to /sys/power/state."""
+    targets = {"cp": command.arguments[-1:]}.get(command.name, command.arguments)
     if any(
-        resolve(target, command.folder) in ("/proc/sysrq-trigger", "/sys/power/state") for target in command.arguments
+        resolve(target.removeprefix("of="), command.folder) in ("/proc/sysrq-trigger", "/sys/power/state")
+        for target in targets
     ):
         return _finding(command, _RESTARTS)
     return None
 
 
+_BUS_VERBS = ("PowerOff", "Reboot", "Halt", "Suspend", "Hibernate", "HybridSleep", "KExec", "SetRebootParameter")
+
+
+@judges("busctl", "dbus-send", "gdbus", "qdbus")
+def asks_bus(command: Command) -> Finding | None:
+    verbs = {word.rpartition(".")[2] for word in command.arguments}
+    return _finding(command, _STOPS) if verbs & set(_BUS_VERBS) else None
+
+
+@judges(
+    "pm-suspend",
+    "pm-hibernate",
+    "pm-suspend-hybrid",
+    "s2ram",
+    "s2disk",
+    "zzz",
+    "ZZZ",
+    "systemd-halt",
+    "fasthalt",
+    "fastboot",
+    "uadmin",
+)
+def sleeps(command: Command) -> Finding | None:
+    return None if parse(command.arguments).has("help", "version") else _finding(command, _STOPS)
+
+
+@judges("rtcwake")
+def sleeps_for(command: Command) -> Finding | None:
+    mode = parse(command.arguments, short="mst", long=("mode", "seconds", "time")).value("m", "mode") or "standby"
+    return _finding(command, _STOPS) if mode not in ("no", "on", "show", "disable") else None
+
+
 @judges("kexec")
 def starts_kernel(command: Command) -> Finding | None:
     return _finding(command, _RESTARTS) if {"-e", "--exec", "-f", "--force"} & set(command.arguments) else None
+
+
+@judges("ipmi-power", "ipmipower")
+def switches_power(command: Command) -> Finding | None:
+    words = set(command.arguments)
+    off = words & {"--off", "-f", "--cycle", "-c", "--reset", "-r", "--soft", "--pulse", "-p"}
+    return _finding(command, _STOPS) if off else None
+
+
+@judges("systemctl")
+def kills_first(command: Command) -> Finding | None:
+    words = set(command.arguments)
+    return _finding(command, _STOPS) if "kill" in words and words & {"init.scope", "-.slice", "system.slice"} else None
 
 
 @judges("ipmitool")
