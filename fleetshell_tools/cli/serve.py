@@ -56,6 +56,7 @@ def serve(args: argparse.Namespace, home: Home) -> int:
         relay = Relay(home, config, host=host, port=args.port, use_tls=not args.no_tls)
         socket = control.ControlServer(home.control_socket, lambda request: _answer(relay, request))
         try:
+            home.sweep()
             left = relay.app.fleet.sweep()
             if left:
                 log.info("Ended %d SSH connections that an earlier relay had left.", left)
