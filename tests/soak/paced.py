@@ -68,7 +68,8 @@ def drive(wires: Sequence[Wire], seconds: float, pause: float) -> list[float]:
         RuntimeError: An answer was not what was asked for, or did not come.
     """
     by_fd = {wire.fd: wire for wire in wires}
-    clock, latencies = time.perf_counter, []
+    clock = time.perf_counter
+    latencies: list[float] = []
     end = clock() + seconds
     # Spread over the first pause: a crowd in lockstep would measure its own queue.
     turns = [(clock() + pause * number / len(wires), number) for number in range(len(wires))]

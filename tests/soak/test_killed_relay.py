@@ -19,6 +19,7 @@ from support.relay import RelayHome, RelayProcess, make_home
 from support.sshd import KeyPair, Sshd
 
 from fleetshell_tools.core import yamlfile
+from fleetshell_tools.core.errors import ConfigError
 from fleetshell_tools.fleet.started import read as read_started
 from soak.amounts import amount, said
 
@@ -91,7 +92,7 @@ def torn(home: Path) -> list[str]:
                 yamlfile.read(path)
             elif path.suffix == ".json" and "temporary" not in path.name:
                 json.loads(path.read_text())
-        except (ValueError, yamlfile.ConfigError) as error:
+        except (ValueError, ConfigError) as error:
             found.append(f"{path}: {error}")
     return found
 
