@@ -182,6 +182,10 @@ def test_an_unknown_argument_names_the_nearest_and_all() -> None:
         ({"ids": '{"a": "b"}'}, "allowed: a list of texts"),
         ({"numbers": ["a"]}, '`numbers` is ["a"]; allowed: a list of whole numbers.'),
         ({"environment": {"A": 1}}, '`environment` is {"A": 1}; allowed: an object with text values'),
+        (
+            {"environment": {"A": 1, "B": "secret"}},
+            '`environment` is {"A": 1, "B": "…"}; allowed: an object with text values',
+        ),
         ({"environment": ["A=1"]}, "allowed: an object with text values"),
         ({"environment": "[1]"}, "allowed: an object with text values"),
         ({"arguments": "no JSON {"}, '`arguments` is "no JSON {"; allowed: an object.'),
