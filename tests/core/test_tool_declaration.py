@@ -178,7 +178,7 @@ def test_an_unknown_argument_names_the_nearest_and_all() -> None:
         ({"dry": "true"}, '`dry` is "true"; allowed: true or false.'),
         ({"ids": "web-1"}, '`ids` is "web-1"; allowed: a list of texts'),
         ({"ids": ["a", 1]}, '`ids` is ["a", 1]; allowed: a list of texts'),
-        ({"ids": {"a": "b"}}, '`ids` is {"a": "b"}; allowed: a list of texts'),
+        ({"ids": {"a": "b"}}, '`ids` is {"a": "…"}; allowed: a list of texts'),
         ({"ids": '{"a": "b"}'}, "allowed: a list of texts"),
         ({"numbers": ["a"]}, '`numbers` is ["a"]; allowed: a list of whole numbers.'),
         ({"environment": {"A": 1}}, '`environment` is {"A": 1}; allowed: an object with text values'),
