@@ -46,7 +46,7 @@ MANY_FILES = 65536
 def serve(args: argparse.Namespace, home: Home) -> int:
     """Run the relay in the foreground until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     config = home.config()
-    _raise_limits()
+    _set_limits()
     from fleetshell_tools.daemon import Relay
 
     with _only_one(home), _logging(home, config):
@@ -56,6 +56,7 @@ def serve(args: argparse.Namespace, home: Home) -> int:
         relay = Relay(home, config, host=host, port=args.port, use_tls=not args.no_tls)
         socket = control.ControlServer(home.control_socket, lambda request: _answer(relay, request))
         try:
+            home.sweep()
             left = relay.app.fleet.sweep()
             if left:
                 log.info("Ended %d SSH connections that an earlier relay had left.", left)
@@ -67,12 +68,14 @@ def serve(args: argparse.Namespace, home: Home) -> int:
     return 0
 
 
-def _raise_limits() -> None:
+def _set_limits() -> None:
     """A command takes four descriptors here and three in its ssh master: take as many as we may have, and can have use for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    # A core file would hold every secret that we have in memory, and our ssh processes take this limit over.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 @contextlib.contextmanager

@@ -32,7 +32,11 @@ class Emergency:
         """Stop everything that begins from now on; the first one to do so is remembered."""
         if not self.engaged:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            storage.write_atomic(self._path, json.dumps({"since": since, "by": by}) + "\n")
+            try:
+                storage.write_atomic(self._path, json.dumps({"since": since, "by": by}) + "\n")
+            except OSError:
+                # That the file is there is what counts, and an empty one may be made where a disk is full.
+                self._path.touch(storage.PRIVATE_FILE)
 
     def lift(self) -> None:
         """Let tools work again."""

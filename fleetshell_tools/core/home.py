@@ -121,6 +121,11 @@ class Home:
             if os.path.lexists(self.path / folder):
                 storage.check_private(self.path / folder, folder=True)
 
+    def sweep(self) -> int:
+        """Remove what writers that were killed have left half-written; returns how many files that were."""
+        ours = [self.path, *(self.path / name for name in FOLDERS if name != "mcps"), self.run / "facts"]
+        return sum(map(storage.sweep, ours))
+
     def config(self) -> Config:
         """The checked configuration.
 

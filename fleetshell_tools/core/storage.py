@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,11 @@ from fleetshell_tools.core.errors import ConfigError
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+
+ABANDONED = 60.0
+"""Seconds after which a temporary file belongs to nobody: writing one takes milliseconds."""
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.(?:tmp|new)")
 
 
 def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE, *, durable: bool = True) -> None:
@@ -38,12 +45,27 @@ def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE, *, dur
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails does not know what it was writing
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> int:
+    """Remove the temporary files of writers that were killed; they may hold secrets. Returns how many there were."""
+    removed = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+                if ours and abs(time.time() - entry.stat(follow_symlinks=False).st_mtime) > ABANDONED:
+                    os.unlink(entry.path)
+                    removed += 1
+    return removed
 
 
 def sync_folder(folder: Path) -> None:

@@ -273,7 +273,9 @@ def _check(parameter: Parameter, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A refused value, short, for the error message."""
+    """A refused value, short, for the error message; the texts in an object may be secrets of an environment."""
+    if isinstance(value, dict):
+        value = {name: "…" if isinstance(item, str) else item for name, item in value.items()}
     try:
         shown = json.dumps(value, ensure_ascii=False, default=str)
     except RecursionError:

@@ -71,10 +71,21 @@ class AuthState:
             ) from None
 
     def change(self, name: str, edit: Callable[[_KeyState], None]) -> None:
-        with storage.locked(self._path.with_suffix(".lock")):
-            states = self.read()
-            edit(states.setdefault(name, _KeyState()))
-            storage.write_atomic(self._path, json.dumps({key: vars(state) for key, state in states.items()}))
+        """Change the state of one key.
+
+        Raises:
+            AuthenticationFailed: It can't be saved; nothing may come of what `edit` saw.
+        """
+        try:
+            with storage.locked(self._path.with_suffix(".lock")):
+                states = self.read()
+                edit(states.setdefault(name, _KeyState()))
+                storage.write_atomic(self._path, json.dumps({key: vars(state) for key, state in states.items()}))
+        except OSError as error:
+            raise AuthenticationFailed(
+                f"No code is accepted now: its use can't be noted in {self._path} ({error.strerror or error}). "
+                f"The operator mends that place, then this works again."
+            ) from None
 
     def inherit(self, name: str, former: str) -> None:
         """Let a new key begin with the used codes and the lock-out of the one that it follows."""
@@ -228,7 +239,7 @@ class Authenticator:
                 "A code has six digits. Ask the user for the one that the authenticator app shows now."
             )
         now = self._now()
-        outcome: list[Grant] = []
+        outcome: list[Callable[[], Grant]] = []
 
         def check(state: _KeyState) -> None:
             if now < state.locked_until:
@@ -238,9 +249,11 @@ class Authenticator:
                 self._count_failure(state, now)
             elif step > state.last_step:
                 state.last_step, state.failures, state.lockouts, state.locked_until = step, 0, 0, 0.0
-                outcome.append(fresh(step))
+                # Only once it is on disk that the code was used: else it could be used again, and guesses go uncounted.
+                outcome.append(lambda: fresh(step))
             else:
-                outcome.append(again(step, state, now))
+                grant = again(step, state, now)
+                outcome.append(lambda: grant)
 
         self._state.change(self._person, check)
         if not outcome:
@@ -248,7 +261,7 @@ class Authenticator:
                 "This code is wrong. Ask the user for the code that the authenticator app shows now. Codes depend on the time: "
                 "if right ones are refused, the relay's clock may be off."
             )
-        return outcome[0]
+        return outcome[0]()
 
     def forget(self, principal_id: str, session_id: str) -> None:
         """A session has ended, and with it its grant."""

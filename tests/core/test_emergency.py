@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,15 @@ def test_a_damaged_file_stops_everything_all_the_same(tmp_path: Path, content: s
 def test_where_it_cannot_be_known_everything_is_stopped(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("no folder")
     assert Emergency(tmp_path / "run" / "locked.json").engaged
+
+
+def test_a_disk_without_room_for_its_content_does_not_keep_anybody_from_stopping_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    Emergency(tmp_path / "locked.json").engage("cli:me")
+    with pytest.raises(Locked):
+        Emergency(tmp_path / "locked.json").check()

@@ -324,3 +324,31 @@ def test_a_foreign_owner_is_refused_and_the_named_command_mends_it(tmp_path: Pat
     command = message.split("Run `", 1)[1].split("`", 1)[0]
     subprocess.run(["sh", "-c", command], check=True)
     storage.check_private(path, folder=False)
+
+
+def test_what_a_killed_writer_has_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    left, young, others = (
+        ".a.yaml.0123456789ab.tmp",
+        ".b.yaml.0123456789ab.tmp",
+        [".a.tmp", "a.0123456789ab.tmp", ".x.1.tmp"],
+    )
+    for name in (left, young, *others):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / young)
+    (tmp_path / ".d.0123456789ab.tmp").mkdir()
+    (tmp_path / ".l.0123456789ab.tmp").symlink_to("/etc/passwd")
+    os.utime(tmp_path / ".l.0123456789ab.tmp", (1, 1), follow_symlinks=False)
+    assert storage.sweep(tmp_path) == 1
+    assert sorted(os.listdir(tmp_path)) == sorted([young, *others, ".d.0123456789ab.tmp", ".l.0123456789ab.tmp"])
+    assert storage.sweep(tmp_path / "missing") == 0
+
+
+def test_a_write_that_fails_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        storage.write_atomic(tmp_path / "file", "x")
+    assert caught.value.filename == str(tmp_path / "file")

@@ -192,6 +192,22 @@ def test_a_damaged_state_file_lets_nobody_in(desk: Desk) -> None:
         desk.enter(desk.code())
 
 
+def test_a_code_whose_use_can_not_be_saved_lets_nobody_in_and_may_be_used_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fleetshell_tools.core.storage.write_atomic", full)
+        for code in (desk.code(), "000000"):
+            with pytest.raises(AuthenticationFailed, match="can't be noted in .*No space left"):
+                desk.enter(code)
+        assert desk.why_locked() == "totp_required"
+    desk.enter(desk.code())
+    assert desk.why_locked() == ""
+
+
 def test_with_mfa_disabled_no_code_is_needed(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "auth.json", settings=config(enabled=False))
     assert desk.why_locked() == ""

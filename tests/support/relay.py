@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,15 @@ class RelayProcess:
 
     Args:
         shared: It outlives single tests.
+        program: What is started in place of `fleetshell`.
     """
 
-    def __init__(self, home: RelayHome, *arguments: str, shared: bool = False) -> None:
+    def __init__(
+        self, home: RelayHome, *arguments: str, shared: bool = False, program: Sequence[str] = PROGRAM
+    ) -> None:
         self.home = home
         self.log = home.path / "serve.log"
-        command = [*PROGRAM, "--home", str(home.path), "serve", "--host", "127.0.0.1", *arguments]
+        command = [*program, "--home", str(home.path), "serve", "--host", "127.0.0.1", *arguments]
         if "--port" not in arguments:
             command += ["--port", "0"]
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
