@@ -463,7 +463,9 @@ def test_a_service_without_a_log_file_is_its_journal(booted: Host, server: str) 
 def test_the_journal_is_searched_alike_by_journalctl_and_by_grep(booted: Host) -> None:
     plain = booted.search("cannot read", service="demo-fail.service", server_id="root")
     around = booted.search("cannot read", service="demo-fail.service", server_id="root", context_lines=1)
-    assert plain["count"] == around["count"] == 1 and around["matches"][0]["before"]
+    assert plain["count"] == around["count"] == 1
+    # Whether systemd's own line about the start comes before it or after it is chance.
+    assert around["matches"][0]["before"] or around["matches"][0]["after"]
     for name in ("line", "timestamp"):
         assert plain["matches"][0][name] == around["matches"][0][name]
 
