@@ -220,6 +220,11 @@ class Defaults:
     jump: str | None = option(
         None, "Jump server (an id) of servers whose file names none.", pattern=SERVER_ID, means="a server's id"
     )
+    policy: str = option(
+        "normal",
+        "What may run on servers whose file does not say: normal, read_only or allow_list.",
+        choices=("normal", "read_only", "allow_list"),
+    )
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ OWNED_OPTIONS = frozenset(
 SECTIONS = ("services", "paths", "troubleshooting", "monitoring")
 """Keys that may stand at the top of a server's file or under `context`."""
 
+POLICIES = ("normal", "read_only", "allow_list")
+
 OWN_KEYS = {
     "connecttimeout": "the key `connect_timeout` of this file",
     "hostname": "the key `hostname` of this file",
@@ -96,6 +98,15 @@ class Server:
 
     sudo: bool = option(
         False, "The tools that need root use `sudo -n` there; execute_command runs what it is given, without."
+    )
+
+    policy: str | None = option(
+        None,
+        "What may run there: all that the guard lets pass, only what is known to read, or only what `allowed_commands` lists.",
+        choices=POLICIES,
+    )
+    allowed_commands: tuple[str, ...] = option(
+        (), "Of the policy `allow_list`: the beginnings of command lines, word for word."
     )
 
     @property
@@ -303,6 +314,9 @@ class Inventory:
 
     def port(self, server: Server) -> int:
         return server.ssh_port or self.defaults.ssh_port or 22
+
+    def policy(self, server: Server) -> str:
+        return server.policy or self.defaults.policy
 
     def jump_id(self, server: Server) -> str | None:
         """The id of the server to jump through, whether or not there is such a server."""

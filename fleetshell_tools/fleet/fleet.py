@@ -392,6 +392,7 @@ class SshFleet:
                 f"The command has {len(act.command):,} characters; at most {most:,} are allowed (security.max_command_length). "
                 f"Put long scripts into `stdin` of `sh`, or split the work."
             )
+        act = replace(act, policy=self._inventory.policy(server), allowed=server.allowed_commands)
         if server.connection == "local":
             act = replace(act, login_user=getpass.getuser(), private=str(self._home.path.resolve()))
         return self._guard.judge(act if act.login_user else replace(act, login_user=self._inventory.user(server)))

@@ -60,6 +60,13 @@ class Driven:
     async def list(self, order: dict[str, Any]) -> dict[str, Any]:
         return {"tools": [tool.name for tool in (await self._client.list_tools()).tools]}
 
+    async def prompts(self, order: dict[str, Any]) -> dict[str, Any]:
+        return {"prompts": [prompt.name for prompt in (await self._client.list_prompts()).prompts]}
+
+    async def prompt(self, order: dict[str, Any]) -> dict[str, Any]:
+        result = await self._client.get_prompt(order["name"], order["arguments"])
+        return result.model_dump(mode="json", by_alias=True)
+
     async def call(self, order: dict[str, Any]) -> dict[str, Any]:
         async def report(progress: float, total: float | None, message: str | None) -> None:
             say({"event": "progress", "id": order["id"], "message": message})

@@ -1,7 +1,8 @@
 """Drives a client program: orders go to its stdin, answers and events come from its stdout, a line of JSON each.
 
-An order is `{"id", "do", …}`: `list`, `call` (name, arguments, meta, progress), `cancel` (call) or `listen`. Its answer is
-`{"id", "result"}` or `{"id", "error": {code, message, data}}`; events are `connected`, `failed`, `progress` and `changed`.
+An order is `{"id", "do", …}`: `list`, `call` (name, arguments, meta, progress), `cancel` (call) or `listen`; the Python client
+knows `prompts` and `prompt` (name, arguments), too. Its answer is `{"id", "result"}` or `{"id", "error": {code, message, data}}`;
+events are `connected`, `failed`, `progress` and `changed`.
 """
 
 from __future__ import annotations

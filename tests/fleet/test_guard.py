@@ -17,7 +17,7 @@ from fleetshell_tools.fleet.guard import CLASSES, DEFAULT_ENTRIES, Guard
 CORPUS = [*corpus("development"), *corpus("own")]
 REACHED_RECALL = 0.998
 GUARD = Guard(DEFAULT_ENTRIES)
-STEPS = 25_000
+STEPS = 10_000
 
 
 def judge(command: str, guard: Guard = GUARD, **fields: Any) -> Verdict:

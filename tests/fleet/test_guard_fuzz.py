@@ -18,7 +18,7 @@ COMMANDS = [row.command for row in corpus("development") + corpus("own")]
 MUTANTS = 100_000 if os.environ.get("FLEETSHELL_SOAK") else 10_000
 PORTIONS = 20
 GUARD = Guard(DEFAULT_ENTRIES)
-LIMIT = 25_000
+LIMIT = 10_000
 """Steps that the budget allows; the one that would exceed it is refused before it is done."""
 
 _WORDS = (

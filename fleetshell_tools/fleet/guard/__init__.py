@@ -30,7 +30,8 @@ __all__ = ["CLASSES", "DEFAULT_ENTRIES", "Guard", "judges"]
 log = logging.getLogger(__name__)
 
 SETTINGS = ("never", "approvable", "allow")
-STEPS_PER_CHARACTER = 5
+STEPS_PER_CHARACTER = 2
+"""Of work allowed; honest commands need less than a tenth of it."""
 REMEMBERED = 256
 MEMORABLE = 2000
 """How many verdicts are remembered, and for commands of at most how many characters: a fan-out asks for each server."""
@@ -69,7 +70,7 @@ class Guard:
         self._patterns = [_compiled(entry) for entry in dangerous_commands if entry.startswith("re:")]
         own = [entry for entry in dangerous_commands if entry not in DEFAULT_ENTRIES and not entry.startswith("re:")]
         self._prefixes = [prefix for entry in own if (prefix := _words(entry))]
-        self._limit = STEPS_PER_CHARACTER * max(max_command_length, 1000)
+        self._length = max(max_command_length, 1000)
         self._memory: dict[object, Verdict] = {}
 
     def judge(self, act: Act) -> Verdict:
@@ -90,7 +91,8 @@ class Guard:
 
     def judge_counted(self, act: Act) -> tuple[Verdict, int]:
         """The verdict, and how many steps of the budget it took."""
-        budget = Budget(self._limit)
+        given = len(act.command) + min(len(act.stdin or b""), MAX_VALUE)
+        budget = Budget(STEPS_PER_CHARACTER * max(self._length, given))
         try:
             findings = self._findings(act, budget)
         except Exception:

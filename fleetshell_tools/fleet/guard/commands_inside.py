@@ -174,7 +174,7 @@ def sends_keys(follower: Follower, words: list[str], stdin: str) -> str:
 
 
 _PROGRAM_OF_SQL = re.compile(r"\b(?:to|from)\s+program\s+'((?:[^']|'')*)'", re.IGNORECASE)
-_SHELL_OF_SQL = re.compile(r"(?m)^\s*(?:\\!|\.shell|\.system|system(?=\s)|!)\s*(.+)")
+_SHELL_OF_SQL = re.compile(r"(?m)^[ \t]{0,9}(?:\\!|\.shell|\.system|system(?=\s)|!)[ \t]{0,9}(\S.*)")
 
 
 def client(follower: Follower, words: list[str], stdin: str) -> str:

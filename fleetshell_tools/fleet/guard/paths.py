@@ -171,6 +171,8 @@ def is_data_tree(target: str, folder: str) -> bool:
         return False
     if len(parts) == 3 and parts[:2] == ["var", "lib"] and parts[2] in _STORES:
         return True
+    if parts[:3] == ["var", "lib", "docker"] and parts[3:] in (["volumes"], ["overlay2"], ["containers"], ["image"]):
+        return True
     if parts[:2] == ["var", "lib"] and len(parts) > 2 and parts[2] in (_STORES if everything else _DATABASES):
         return True
     if not is_known("".join(parts)) or has_wildcard("".join(parts)):

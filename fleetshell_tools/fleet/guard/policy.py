@@ -49,6 +49,8 @@ class Vetting:
         )
         base = [name.rpartition("/")[2], *words[1:]] if usual else [name, *words[1:]]
         if self.policy == ALLOW_LIST:
+            if words[0] == "cd":
+                return True  # the working directory is given freely with every act
             if any(_begins(words, prefix) or (usual and _begins(base, prefix)) for prefix in self.prefixes):
                 return True
             self._refuse("allow-list", "is not in the server's `allowed_commands`", words)

@@ -40,8 +40,17 @@ class Search:
 
     def found(self) -> list[str]:
         """The paths that it would hand on: everything in its roots, or something unknown in them."""
+        named = _name(self.expression) if self.narrow else ""
         inside = _SOMEWHERE if self.narrow else STAR
-        return [f"{root.rstrip('/')}/{inside}" for root in self.roots]
+        below = [f"/{named}"] if named and "/" in self.roots else []
+        return [*(f"{root.rstrip('/')}/{inside}" for root in self.roots), *below]
+
+
+def _name(expression: tuple[str, ...]) -> str:
+    """The one name that it looks for, which may stand right below the root."""
+    names = [expression[at + 1] for at, word in enumerate(expression[:-1]) if word in ("-name", "-iname")]
+    negated = {"!", "-not"} & set(expression)
+    return names[0] if len(names) == 1 and not negated and not set(plain(names[0])) & set("*?[/") else ""
 
 
 _ACTIONS = _EXECUTING | {"-delete"}

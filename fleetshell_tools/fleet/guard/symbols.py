@@ -65,8 +65,8 @@ def matches(pattern: str, name: str) -> bool:
     """
     if not has_wildcard(pattern) and UNKNOWN not in pattern and LOCAL not in pattern:
         return pattern == name
-    atoms = _atoms(pattern)
-    if sum(atom != STAR for atom in atoms) > len(name):
+    atoms, ordinary = _atoms(pattern)
+    if ordinary > len(name):
         return False
     at = position = 0
     star, star_position = -1, 0
@@ -86,8 +86,8 @@ def matches(pattern: str, name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _atoms(pattern: str) -> tuple[str, ...]:
-    """Split a pattern into single characters, one STAR for each run of stars, and whole bracket expressions."""
+def _atoms(pattern: str) -> tuple[tuple[str, ...], int]:
+    """Split a pattern into single characters, one STAR for each run of stars, and whole bracket expressions; count all but stars."""
     atoms: list[str] = []
     position = 0
     last = pattern.rfind("]")
@@ -102,7 +102,7 @@ def _atoms(pattern: str) -> tuple[str, ...]:
         elif char != UNSET:
             atoms.append(char)
         position += 1
-    return tuple(atoms)
+    return tuple(atoms), sum(atom != STAR for atom in atoms)
 
 
 def _matches_one(atom: str, char: str) -> bool:

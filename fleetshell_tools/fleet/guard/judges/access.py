@@ -62,7 +62,7 @@ _ROWS: tuple[Row, ...] = (
     ("route", _NETWORK, ("del default|0.0.0.0",)),
     ("ifconfig", _NETWORK, ("down", "0|0.0.0.0")),
     ("dhclient dhcpcd", _NETWORK, ("-r|-k|-x|--release",)),
-    ("nmcli", _NETWORK, ("networking|n|net off", "radio|r all|wifi off", "connection|con|c down|delete", "device|dev|d disconnect|delete")),
+    ("nmcli", _NETWORK, ("networking|n|net off", "radio|r all|wifi off", "connection|con|c down|delete", "device|dev|d disconnect|delete|down")),
     ("networkctl", _NETWORK, ("down|delete",)),
     ("tc", _NETWORK, ("netem loss 100%",)),
     ("userdel deluser", _ACCOUNT, ("root|ubuntu|admin|ec2-user|debian|centos|rocky|fedora|vagrant|opc|azureuser|pi|sshd|messagebus",)),
@@ -99,7 +99,10 @@ def removes_table(command: Command) -> Finding | None:
 @judges("userdel", "deluser", "usermod", "passwd", "chage", "faillock")
 def shuts_out_login(command: Command) -> Finding | None:
     """The account that we log in with, root's, or one that cannot be known."""
-    words = set(command.arguments)
+    # `passwd -dl` is `passwd -d -l`.
+    words = set(command.arguments) | {
+        f"-{letter}" for word in command.arguments if re.fullmatch(r"-[a-zA-Z]{2,4}", word) for letter in word[1:]
+    }
     user = command.user or "root"
     named = bool(words & {"root", user, UNKNOWN}) or any("--remove" in word and UNKNOWN in words for word in words)
     locking = {
@@ -133,7 +136,7 @@ def opens_up(command: Command) -> Finding | None:
     for target in targets:
         path = resolve(target, command.folder)
         if (
-            (recursive or (command.name != "chmod" and path.endswith(STAR)))
+            (recursive or (path.endswith(STAR) and (command.name != "chmod" or path.count("/") < 3)))
             and is_system_folder(target, command.folder)
             and (extreme or not _APPLICATIONS.fullmatch(shown(path.removesuffix("/" + STAR))))
         ):

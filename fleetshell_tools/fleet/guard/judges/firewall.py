@@ -131,12 +131,13 @@ def filters(command: Command) -> Finding | None:
     if given & {"-A", "-I", "--append", "--insert"} and base and drops:
         if to_ssh and not from_one:
             return Finding(*LOCK_OUT, command.argv)
-        if not given & _NARROWING:
+        other = given & {"-p", "--protocol"} and not given & {"tcp", "all"}
+        if not given & _NARROWING and not other:
             return Finding(*_DEFAULT, command.argv)
     return None
 
 
-_NARROWING = frozenset("-s --source -d --destination -m --match -i -o -p --protocol --dport --dports --sport !".split())
+_NARROWING = frozenset("-s --source -d --destination -m --match --dport --dports --sport !".split())
 
 
 @judges("iptables-restore", "ip6tables-restore")

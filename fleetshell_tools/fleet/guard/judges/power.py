@@ -89,6 +89,9 @@ def asks_systemd(command: Command) -> Finding | None:
     if effect := _VERBS.get(verb):
         return _finding(command, effect)
     started = {unit.removesuffix(".target") for unit in units if unit.endswith(".target") or verb == "isolate"}
+    services = {unit.removesuffix(".service").removeprefix("systemd-") for unit in units if unit.startswith("systemd-")}
+    if verb in ("start", "restart") and services & set(_VERBS):
+        return _finding(command, _RESTARTS if "reboot" in services else _STOPS)
     if verb in ("isolate", "start", "set-default") and started & _TARGETS:
         return _finding(command, _RESTARTS if "reboot" in started else _STOPS)
     return None

@@ -6,7 +6,7 @@ import re
 
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.rules import SHUTDOWN, Command, Finding, judges
-from fleetshell_tools.fleet.guard.symbols import QUESTION, STAR, has_wildcard, matches, plain
+from fleetshell_tools.fleet.guard.symbols import QUESTION, STAR, UNKNOWN, has_wildcard, matches, plain
 
 _ALL = frozenset([".", ".*", ".+", "", "^", "$", "^.", "*", "^.*", "^.*$", ".*$", "[a-z]", "[a-z]*"])
 _NEEDED = frozenset(
@@ -57,7 +57,7 @@ def kills_by_name(command: Command) -> Finding | None:
     by_pattern = command.name != "killall" or options.has("r", "regexp")
     user = options.value("u", "U", "user", "uid", "euid") or ""
     everybody = bool(
-        {"root", "0", command.user or "root"} & set(user.split(","))
+        {"root", "0", UNKNOWN, command.user or "root"} & set(user.split(","))
         and not [p for p in patterns if not p.startswith("-")]
     )
     inverted = command.name == "pkill" and (options.has("inverse") or "v" in options.values)

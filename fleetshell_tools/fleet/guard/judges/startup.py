@@ -146,7 +146,9 @@ def edits_accounts(command: Command) -> Finding | None:
 
 
 _ACCOUNTS = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers")
-_EVERY_LINE = re.compile(r"\s*(?:1,\$|/\.\*?/|/\./|/\^?\.?\*?\$?/)?\s*d\s*|.*/(?:ssh-|ecdsa|\.|AAAA).*/d")
+_EVERY_LINE = re.compile(
+    r"\s*s(.)\^?\.[*+]\$?\1\1g?;?\s*|\s*(?:1,\$|/\.\*?/|/\./|/\^?\.?\*?\$?/)?\s*d\s*|.*/(?:ssh-|ecdsa|\.|AAAA).*/d"
+)
 
 
 @judges("sed", "perl", "awk", "gawk")
