@@ -74,12 +74,14 @@ _ROWS: tuple[Row, ...] = (
     ("apt apt-get aptitude dnf microdnf yum rpm dpkg apk pacman zypper", _PACKAGES, (f"{_REMOVE} {_ESSENTIAL}",)),
 )  # fmt: skip
 _RULES = table(_ROWS)
+_VIRTUAL = re.compile(r"(?:wg|tun|tap|veth|docker|br-|virbr|dummy|vxlan|cni|flannel|lxc)\w*")
+"""Interfaces that a host is not managed by."""
 
 
 @judges(*_RULES)
 def judged_by_words(command: Command) -> Finding | None:
     words = set(command.arguments)
-    if command.name == "ip" and words & {"lo", "netns"}:
+    if command.name in ("ip", "ifconfig") and (words & {"lo", "netns"} or any(map(_VIRTUAL.match, words))):
         return None
     return by_words(command, _RULES)
 
