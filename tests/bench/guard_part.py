@@ -20,7 +20,16 @@ CORPORA = ("development", "own")
 BLOCKED = {name: Row(f"guard, {name}: dangerous blocked", SUBSTRINGS, "%", 1, at_least=True) for name in CORPORA}
 PASSED = {name: Row(f"guard, {name}: harmless passed", SUBSTRINGS, "%", 1, at_least=True) for name in CORPORA}
 TIME = Row("guard, one command", SUBSTRINGS, "µs")
-ROWS = (*BLOCKED.values(), *PASSED.values(), TIME)
+LONGEST = Row("guard, the most intricate 5,000 characters", "limit", "ms", 1)
+ROWS = (*BLOCKED.values(), *PASSED.values(), TIME, LONGEST)
+LIMIT = 50.0
+"""Milliseconds that a command of 5,000 characters may take."""
+_PIECES = (
+    "a;", "a|", "a&", "$(", "`", "${a:-", "[", "/*", "{1..9}", "a=$a$a;", "sudo ", "x(){ ", "trap 'a' 0;", "\n", "'",
+    "find / -o ", "env -S ", "eval ", "<(", "<<E\n", "case a in ", "docker exec a ", "%x(", "x='a';", '"a" + ',
+)  # fmt: skip
+_FRAMES = ("%s", "python3 -c '%s", "make -f - <<'E'\n%s", 'psql -c "%s', "git -c %s", "sed '%s")
+INTRICATE = [(frame % (piece * 5000))[:5000] for frame in _FRAMES for piece in _PIECES]
 _SEARCHED = ("rm -rf /", "dd if=", "mkfs", "shutdown", "reboot", ":(){")
 """What many servers look for in the text of a command."""
 
@@ -44,6 +53,7 @@ def measure(folder: Path, effort: Effort) -> Values:
         effort.note(f"guard, {name}, harmless passed: {_by_class(labelled, False, ours)}")
     commands = [row.command for labelled in rows.values() for row in labelled]
     values[TIME] = (_microseconds(ours, commands), _microseconds(theirs, commands))
+    values[LONGEST] = (max(_milliseconds(guard, text) for text in INTRICATE), LIMIT)
     return values
 
 
@@ -74,6 +84,16 @@ def _microseconds(judge: Callable[[str], bool], commands: list[str]) -> float:
             judge(command)
         rounds.append((time.perf_counter() - start) / len(commands) * 1e6)
     return statistics.median(rounds)
+
+
+def _milliseconds(guard: Guard, text: str) -> float:
+    """Processor time, the best of three, for one text of 5,000 characters."""
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        guard.judge_counted(Act(text))
+        times.append(time.process_time() - start)
+    return min(times) * 1e3
 
 
 PART = Part("guard", ROWS, measure)

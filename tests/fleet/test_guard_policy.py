@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from support.guard_corpus import corpus
+from pathlib import Path
 
+import pytest
+from support.fleets import fleet_on
+from support.guard_corpus import corpus
+from support.sshd import KeyPair
+
+from fleetshell_tools.core.config import Defaults
+from fleetshell_tools.core.errors import Blocked, Unreachable
+from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.types import Act, Verdict
 from fleetshell_tools.fleet.guard import DEFAULT_ENTRIES, Guard
 
@@ -112,3 +119,19 @@ def test_an_allow_list_lets_pass_what_begins_as_an_entry_does(command: str, pass
 
 def test_an_empty_allow_list_lets_nothing_pass() -> None:
     assert not judge("ls", "allow_list").allowed
+
+
+@pytest.mark.parametrize("policy", ["read_only", "allow_list"])
+def test_a_servers_policy_holds_before_anything_connects(policy: str, tmp_path: Path, relay_key: KeyPair) -> None:
+    with fleet_on(tmp_path, relay_key) as fleet:
+        fleet.add("web", hostname="127.0.0.1", ssh_port=1, policy=policy, allowed_commands=["uptime"])
+        with pytest.raises(Blocked, match=r"Blocked \(policy"):
+            fleet.run("web", "touch x")
+        with pytest.raises(Unreachable):
+            fleet.run("web", "uptime")
+
+
+def test_a_server_without_a_policy_has_that_of_the_defaults(tmp_path: Path) -> None:
+    inventory = Inventory(tmp_path, Defaults(policy="read_only"))
+    assert inventory.policy(Server("web", "h")) == "read_only"
+    assert inventory.policy(Server("web", "h", policy="normal")) == "normal"

@@ -11,7 +11,7 @@ _FOLDER = Path(__file__).parents[1] / "data" / "guard"
 
 @dataclass(frozen=True)
 class Labelled:
-    """A command and what it is; `half` 2 and 3 were each written before the guard was tried on any of them."""
+    """A command and what it is; `half` 2 to 7 were each written before the guard was tried on any of them."""
 
     command: str
     dangerous: bool

@@ -85,6 +85,7 @@ def _debugger_command(value: str) -> str:
 
 
 _SED_REPLACE = re.compile(r"s(.)((?:(?!\1)[^\\*.\[^$&])*)\1((?:(?!\1)[^\\&])*)\1(g?)")
+_SED_PREFIX = re.compile(r"s(.)\^\1((?:(?!\1)[^\\&])*)\1g?")
 _SED_RUNS = re.compile(
     r"(?:\d+|\$|/[^/]*/)?\s*s(.)(?:\\.|(?!\1)[^\\])*\1((?:\\.|(?!\1)[^\\])*)\1[gpiIm\d]*e\s*", re.DOTALL
 )
@@ -105,6 +106,8 @@ def sed(follower: Follower, words: list[str], stdin: str) -> str:
             follower.fed_code(match[2].replace("\\", ""), "", words)
         for match in _SED_WRITES.finditer(script):
             follower.run(["tee", match[1]], UNKNOWN)
+    if (before := _SED_PREFIX.fullmatch("".join(scripts))) and len(options.operands) < 2:
+        return "".join(before[2] + line for line in stdin.splitlines(keepends=True))
     match = _SED_REPLACE.fullmatch("".join(scripts))
     if not match or len(options.operands) > 1:
         return LOCAL if LOCAL in stdin else UNKNOWN

@@ -214,7 +214,7 @@ def _with_tilde(parts: tuple[Part, ...], home: str) -> tuple[Part, ...]:
 def _transform(value: str, operator: str, argument: str) -> str:
     """Apply `#`, `##`, `%`, `%%`, `/`, `//`, case and substring operators; what is not known stays unknown."""
     if operator == "@":
-        return value
+        return {"L": value.lower(), "U": value.upper()}.get(argument, value)
     if operator in ("^", "^^", ",", ",,"):
         cased = value.upper() if operator[0] == "^" else value.lower()
         return cased if len(operator) == 2 else cased[:1] + value[1:]

@@ -127,6 +127,8 @@ class Follower:
                 return ""
             if isinstance(node, Function):
                 self.state.functions[node.name] = node.body
+                if node.name == "command_not_found_handle":
+                    self.command(node.body, "")
                 return ""
             return self._compound(node, stdin)
 
@@ -274,7 +276,7 @@ class Follower:
         """Refuse what has other code run than the command seems to; follow values that are commands."""
         if dubious_assignment(name, value):
             self.refuse([f"{name}={value}"], "environment", "changes what commands run")
-        elif name in RUN_BY_OTHERS and " " in value and is_known(value):
+        elif name in RUN_BY_OTHERS and (" " in value or name == "PROMPT_COMMAND") and is_known(value):
             self.subshell(lambda: self.code(value))
 
     def _input(self, redirections: list[Redirection], stdin: str) -> str:

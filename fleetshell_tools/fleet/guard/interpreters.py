@@ -7,6 +7,7 @@ followed as a command line; where it names something that deletes, each literal 
 from __future__ import annotations
 
 import base64
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ _DELETES = frozenset(
     "removeSync delete delete_all rmtree_safe unlink_recursive rename renameSync move moveSync mv emptyDirSync".split()
 )
 _WRITES = frozenset(
-    "open write_text write_bytes writeFileSync writeFile writeTextFileSync writeTextFile file_put_contents fopen sysopen "
+    "open write_text write_bytes writeFileSync writeFile createWriteStream writeTextFileSync writeTextFile file_put_contents fopen sysopen "
     "truncateSync binwrite truncate".split()
 )
 _DECODES = frozenset(
@@ -217,10 +218,16 @@ def inspect(code: str, depth: int = 0, arguments: Sequence[str] = ()) -> Program
     )
     # What is called by a name in a text: `array_map("unlink", …)`, `getattr(os, "system")`.
     words |= {text for text in strings if text in _RUNS | _DELETES | _DECODES}
+    if {"rot13", "rot_13"} & {*strings, *words}:
+        strings += [codecs.encode(text, "rot13") for text in strings]
     if "[::-1]" in code or words & {"strrev", "reverse", "reversed"}:
         strings += [text[::-1] for text in strings]
     shells = any(_SHELL.match(text) for text in strings)
-    opens = words & _WRITES - {"open", "fopen"} or any(_MODE.fullmatch(text) for text in strings)
+    opens = (
+        words & {"O_WRONLY", "O_RDWR", "O_TRUNC"}
+        or words & _WRITES - {"open", "fopen"}
+        or any(_MODE.fullmatch(text) for text in strings)
+    )
     writes = (words & _WRITES and opens) or (words & {"write", "truncate"} and words & {"File", "IO"})
     piped = _PIPED.search(code) is not None
     program = Program(

@@ -228,6 +228,10 @@ def _systemctl(arguments: Sequence[str], stdin: str) -> str:
     return STAR + "\n" if operands in (["list-units"], ["list-unit-files"]) else UNKNOWN
 
 
+def _df(arguments: Sequence[str], stdin: str) -> str:
+    return "/\n" if "--output=target" in arguments else UNKNOWN
+
+
 def _tree(arguments: Sequence[str], stdin: str) -> str:
     options = parse(arguments, short="LPI")
     return "".join(f"{path.rstrip('/')}/{STAR}\n" for path in options.operands) if options.has("f", "i") else UNKNOWN
@@ -270,6 +274,9 @@ def _grep(arguments: Sequence[str], stdin: str) -> str:
     """`grep -v` leaves nearly all; what another pattern leaves is not known."""
     options = parse(arguments, short="efmABC")
     if not options.has("v", "invert-match") or len(options.operands) > 1:
+        named = plain("".join(options.operands[:1])).replace("[", "").replace("]", "")
+        if stdin.startswith("1 1 1") and re.fullmatch(r".*\b(?:sshd|systemd|init)\b.*", named):
+            return stdin
         digits = stdin == "1\n" and any(_DIGITS.fullmatch(plain(word)) for word in options.operands[:1])
         return stdin if digits else UNKNOWN
     return stdin if STAR in stdin or stdin.startswith("1 1 1") or stdin == "1\n" else UNKNOWN
@@ -313,6 +320,7 @@ PRODUCERS: dict[str, Producer] = {
     "kubectl": _kubectl,
     "systemctl": _systemctl,
     "tree": _tree,
+    "df": _df,
     "type": _type,
     "seq": _seq,
     "realpath": _same_path,

@@ -44,6 +44,8 @@ def shell(follower: Follower, words: list[str], stdin: str) -> str:
     operands = options.operands
     if options.has("help", "version"):
         return UNKNOWN
+    if started := options.value("rcfile", "init-file"):
+        follower.fed_code(stdin if started == "/dev/stdin" else content(follower, started), "", words)
     if "c" in options.values:
         if not operands:
             return ""
@@ -224,8 +226,11 @@ def _ansible(follower: Follower, words: list[str], stdin: str) -> str:
     options = parse(
         words[1:], short=_FAN_OUT[words[0]], long=("module-name", "args", "user", "inventory", "hosts", "group")
     )
+    if words[0] == "ansible" and options.has("check", "C", "list-hosts", "syntax-check"):
+        return UNKNOWN
     if words[0] == "ansible":
-        code = "reboot" if options.value("m", "module-name") == "reboot" else options.value("a", "args") or ""
+        module = (options.value("m", "module-name") or "").rpartition(".")[2]
+        code = module if module in ("reboot", "shutdown") else options.value("a", "args") or ""
     elif words[0] == "salt":
         verb = "".join(options.operands[1:2])
         stops = re.fullmatch(r"system\.(?:reboot|shutdown|poweroff|halt|init)", verb)

@@ -74,6 +74,9 @@ class Finding:
         return " ".join(shown(word) for word in self.argv)
 
 
+EVERY = "*"
+"""The name under which judges of every program stand."""
+
 Judge = Callable[[Command], "Finding | None"]
 _SHELLS = ("bash", "dash", "sh", "zsh", "ksh", "env", "sudo", "python3", "perl")
 _JUDGES: dict[str, list[Judge]] = {}
@@ -92,10 +95,10 @@ def judges(*names: str) -> Callable[[Judge], Judge]:
 
 def judge(command: Command) -> list[Finding]:
     """What the judges of the command's program say; `mkfs.ext4` is judged as `mkfs` too."""
-    found = _JUDGES.get("mkfs" if command.name.startswith("mkfs.") else command.name, ())
+    found = [*_JUDGES.get("mkfs" if command.name.startswith("mkfs.") else command.name, ()), *_JUDGES[EVERY]]
     return [finding for one in found if (finding := one(command)) is not None]
 
 
 def judged_names(pattern: str) -> list[str]:
     """The judged programs that a name with wildcards may stand for, and the shells."""
-    return [name for name in (*_SHELLS, *_JUDGES) if matches(pattern, name)]
+    return [name for name in (*_SHELLS, *_JUDGES) if name != EVERY and matches(pattern, name)]

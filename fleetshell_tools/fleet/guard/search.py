@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Search:
         roots = []
         while rest and not rest[0].startswith("-") and rest[0] not in ("(", ")", "!", ","):
             roots.append(rest.pop(0))
-        narrow = _is_narrow(rest) and not ("/" in roots and _by_ending(rest))
+        narrow = _is_narrow(rest) and not (_WHOLE & set(roots) and _by_ending(rest))
         return cls(tuple(roots) or (".",), tuple(rest), narrow, tuple(_commands(rest)))
 
     def found(self) -> list[str]:
@@ -53,6 +54,8 @@ def _name(expression: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 and not negated and not set(plain(names[0])) & set("*?[/") else ""
 
 
+_WHOLE = frozenset("/ /etc /usr /lib /lib64 /bin /sbin /boot /usr/lib /usr/bin /usr/sbin".split())
+_LEFT_OVER = re.compile(r"\*(?:\.(?:py[co]|bak|orig|old|tmp|sw.|rpm\w+|dpkg-\w+|ucf-\w+|core|cache|save)|~)")
 _ACTIONS = _EXECUTING | {"-delete"}
 _OR = frozenset(["-o", "-or", ","])
 _DEEPEST = 8
@@ -71,6 +74,7 @@ def _by_ending(expression: list[str]) -> bool:
     chosen = [position for position, word in enumerate(expression) if word in _CHOOSING]
     return bool(chosen) and all(
         expression[position] in ("-name", "-iname")
+        and not _LEFT_OVER.fullmatch(plain("".join(expression[position + 1 : position + 2])))
         and plain("".join(expression[position + 1 : position + 2])).startswith("*")
         for position in chosen
     )

@@ -20,6 +20,8 @@ def content(follower: Follower, path: str) -> str:
     if path.startswith(("/dev/tcp/", "/dev/udp/")):
         return UNKNOWN
     name = resolve(path, follower.state.folder)
+    if name in ("/proc/mounts", "/proc/self/mounts", "/etc/mtab"):
+        return "/dev/sda1 / ext4 rw 0 0\n"
     # The number of a daemon that nobody logs in without stands for the first process, which nobody can do without either.
     return follower.state.files.get(name, "1\n" if _NEEDED_PID.fullmatch(name) else LOCAL)
 

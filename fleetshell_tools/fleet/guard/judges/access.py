@@ -54,7 +54,7 @@ _ROWS: tuple[Row, ...] = (
             "link|l|li down",
             f"link|l|li del|delete {_CARDS}",
             "route|r|ro flush",
-            "route|r|ro del|delete default|0.0.0.0/0",
+            "route|r|ro del|delete|d default|0.0.0.0/0",
             "addr|address|a flush",
             f"addr|address|a del|delete {_CARDS}",
         ),
@@ -70,16 +70,20 @@ _ROWS: tuple[Row, ...] = (
     ("groupdel delgroup", _ACCOUNT, ("sudo|wheel|root|admin|shadow|adm|ssh|sshd",)),
     ("deluser", _ACCOUNT, ("sudo|wheel|admin",)),
     ("chage", _ACCOUNT, ("root -E|--expiredate",)),
-    ("chsh usermod", _ACCOUNT, ("root */false|/bin/false|/usr/bin/false|/sbin/nologin|/usr/sbin/nologin",)),
+    ("chsh usermod", _ACCOUNT, ("root nologin|/bin/nologin|*/false|/bin/false|/usr/bin/false|/sbin/nologin|/usr/sbin/nologin",)),
     ("apt apt-get aptitude dnf microdnf yum rpm dpkg apk pacman zypper", _PACKAGES, (f"{_REMOVE} {_ESSENTIAL}",)),
 )  # fmt: skip
 _RULES = table(_ROWS)
+_VIRTUAL = re.compile(r"(?:wg|tun|tap|veth|docker|br-|virbr|dummy|vxlan|cni|flannel|lxc)\w*")
+"""Interfaces that a host is not managed by."""
 
 
 @judges(*_RULES)
 def judged_by_words(command: Command) -> Finding | None:
     words = set(command.arguments)
-    if command.name == "ip" and words & {"lo", "netns"}:
+    if command.name in ("ip", "ifconfig") and (words & {"lo", "netns"} or any(map(_VIRTUAL.match, words))):
+        return None
+    if "kill" in words and words & {"HUP", "SIGHUP", "--signal=HUP", "USR1"}:
         return None
     return by_words(command, _RULES)
 

@@ -94,8 +94,9 @@ _STOPS = re.compile(r"(?:\A|[;\n])[ \t]*shutdown(?:\s+(?:abort|immediate|normal)
 _WHERE = re.compile(r"\b(?:where|using|limit|join)\b(?P<condition>.*)", re.IGNORECASE | re.DOTALL)
 _ALWAYS = re.compile(r"\s*\(?\s*(?:true|1(?:\s*=\s*1)?|'[^']*'\s*=\s*'[^']*')\s*\)?\s*\Z", re.IGNORECASE)
 _SQL_TEXT = re.compile(r"(?P<text>'[^']*')|--[^\n]*|/\*(?!!).*?\*/|(?m:^)#[^\n]*", re.DOTALL)
+_DYNAMIC = re.compile(r"\bexecute\s+(?:immediate\s+)?'", re.IGNORECASE)
 _MONGO = re.compile(
-    r"\bdropDatabase\s*\(|\.drop(?:Indexes|Users|Roles)?\s*\(|\.(?:deleteMany|remove|deleteOne)\s*\(\s*(?:\{\s*\})?\s*[,)]|\bshutdownServer\s*\("
+    r"\bdropDatabase\s*[(:]|\.drop(?:Indexes|Users|Roles)?\s*\(|\.(?:deleteMany|remove|deleteOne)\s*\(\s*(?:\{\s*\})?\s*[,)]|\bshutdownServer\s*\("
     r"|dropAllUsers|dropUser\s*\("
 )
 _REDIS = re.compile(
@@ -129,6 +130,8 @@ def flushes(command: Command) -> Finding | None:
 
 def _destroys(text: str) -> bool:
     """Does SQL drop or empty something, or change every row of a table?"""
+    if _DYNAMIC.search(text):
+        text = text.replace("'", " ")
     code = _SQL_TEXT.sub(lambda match: "''" if match["text"] else " ", text)
     if _SQL.search(_SMALL.sub("", code)) or _STOPS.search(code):
         return True

@@ -6,7 +6,7 @@ import re
 
 from fleetshell_tools.fleet.guard.options import parse
 from fleetshell_tools.fleet.guard.paths import is_critical_file, is_device, resolve
-from fleetshell_tools.fleet.guard.rules import DD, MKFS, RM, Command, Finding, judges
+from fleetshell_tools.fleet.guard.rules import DD, EVERY, MKFS, RM, Command, Finding, judges
 from fleetshell_tools.fleet.guard.symbols import MARKS
 
 _OVERWRITES = "overwrites a device"
@@ -46,7 +46,33 @@ def copies_over(command: Command) -> Finding | None:
     return None
 
 
+_OUTPUT = re.compile(r"(?:-o|-O|-out|--out|--output|--outfile|--output-document|--output-file)(?:=(.*))?")
+_OTHERWISE = frozenset("grep egrep fgrep find test [ ssh scp sftp ls ps lsblk mount set shopt useradd usermod".split())
+"""Programs whose option -o names no output."""
+
+
+@judges(EVERY)
+def puts_out(command: Command) -> Finding | None:
+    """Any program that is told to write its output to a device, or over what the host needs."""
+    if command.name in _OTHERWISE:
+        return None
+    for position, word in enumerate(command.arguments):
+        match = _OUTPUT.fullmatch(word) if word.startswith("-") else None
+        if match is None:
+            continue
+        target = match[1] if match[1] is not None else "".join(command.arguments[position + 1 : position + 2])
+        if is_device(target, command.folder):
+            return Finding("device", "write-device", _OVERWRITES, command.argv, (DD,))
+        if is_critical_file(target, command.folder):
+            return Finding(
+                "filesystem", "overwrite-critical", "overwrites a file that the host needs", command.argv, (RM,)
+            )
+    return None
+
+
 _IMAGERS = {
+    "xfs_copy": -1,
+    "split": -1,
     "ddrescue": 1,
     "dd_rescue": 1,
     "bmaptool": -1,

@@ -14,7 +14,7 @@ from fleetshell_tools.fleet.guard.paths import (
 )
 from fleetshell_tools.fleet.guard.rules import RM, Command, Finding, judges
 from fleetshell_tools.fleet.guard.search import Search
-from fleetshell_tools.fleet.guard.symbols import has_wildcard, is_known
+from fleetshell_tools.fleet.guard.symbols import STAR, has_wildcard, is_known
 
 _HELP = ("help", "version")
 
@@ -34,7 +34,9 @@ def deletes(command: Command) -> Finding | None:
     return None
 
 
-_LOGIN_RULES = re.compile(r"/etc/pam\.d/(?:sshd|login|sudo|su|system-auth|common-.*)")
+_LOGIN_RULES = re.compile(
+    r"/etc/network/interfaces|/etc/netplan/" + STAR + r".*|/etc/pam\.d/(?:sshd|login|sudo|su|system-auth|common-.*)"
+)
 _KERNEL = re.compile(r"/etc/ssh/ssh_host_.*|/boot/(?:vmlinuz|initr|System\.map|efi|grub).*|(?:/usr)?/lib/modules/.*")
 
 
@@ -151,7 +153,7 @@ _RESTORED = re.compile(r"/etc/(?:fstab|crypttab|nsswitch\.conf|ssh/sshd_config|d
 _NOTHING = re.compile(r"/dev/(?:null|zero|u?random)|.*(?:empty|blank).*")
 
 
-@judges("cp", "install")
+@judges("cp", "install", "mv")
 def replaces(command: Command) -> Finding | None:
     """A copy over a critical file; configuration that is put back from a backup is daily work."""
     options = parse(command.arguments, short="tSmog", long=("target-directory", "suffix", "mode", "owner", "group"))
@@ -161,6 +163,8 @@ def replaces(command: Command) -> Finding | None:
     path = resolve(target, command.folder)
     backup = any(resolve(source, command.folder).startswith((path + ".", path + "-")) for source in sources)
     nothing = any(_NOTHING.fullmatch(source) for source in sources)
+    if nothing and target.endswith(STAR) and is_critical_folder(target, command.folder):
+        return Finding("filesystem", "overwrite-critical", "empties all that the host needs", command.argv, (RM,))
     if is_critical_file(target, command.folder) and (nothing or not (backup or _RESTORED.fullmatch(path))):
         return None if path.endswith("authorized_keys") else _overwrites(command, [target])
     return None

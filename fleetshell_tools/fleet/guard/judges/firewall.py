@@ -20,6 +20,8 @@ _ROWS: tuple[Row, ...] = (
         (
             "--panic-on",
             "--remove-service=ssh",
+            "--remove-service ssh",
+            "--remove-port 22/tcp",
             "--remove-port=22/tcp",
             "--set-default-zone=drop|--set-default-zone=block",
             "--complete-reload --remove-service",
@@ -116,6 +118,8 @@ def filters(command: Command) -> Finding | None:
     given = set(words)
     if given & HARMLESS:
         return None
+    if "0.0.0.0/0" in given:
+        given -= {"-s", "--source"}
     if given & {"-F", "--flush"} and _flushes(words):
         return Finding(*_FIREWALL, command.argv)
     if {"filter"} != {words[at + 1] for at, word in enumerate(words[:-1]) if word in ("-t", "--table")} | {"filter"}:
@@ -142,4 +146,5 @@ _NARROWING = frozenset("-s --source -d --destination -m --match --dport --dports
 
 @judges("iptables-restore", "ip6tables-restore")
 def empties_rules(command: Command) -> Finding | None:
-    return None if command.stdin or parse(command.arguments).operands else Finding(*LOCK_OUT, command.argv)
+    named = parse(command.arguments).operands
+    return Finding(*LOCK_OUT, command.argv) if named == ["/dev/null"] or not (command.stdin or named) else None

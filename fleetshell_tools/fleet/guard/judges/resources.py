@@ -238,7 +238,9 @@ def deletes_index(command: Command) -> Finding | None:
             or path.endswith(("/_all", "/*"))
         ):
             return Finding("database", "delete-all", "deletes every index or record of a service", command.argv)
-        if "_delete_by_query" in path and "match_all" in " ".join(command.arguments):
+        if "_delete_by_query" in path and (
+            "match_all" in " ".join(command.arguments) or plain(address).endswith("q=*")
+        ):
             return Finding("database", "delete-all", "deletes every index or record of a service", command.argv)
     return None
 
