@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,38 @@ def test_a_running_relay_refuses_what_it_cannot_record_and_goes_on_when_it_can(
         assert relay.stop() == 0
     home.run("audit", "verify")
     assert "Traceback" not in relay.log.read_text()
+
+
+def test_where_only_run_is_full_nothing_breaks_and_what_can_go_on_does(
+    tmp_path: Path, relay_key: KeyPair, sshd: Sshd
+) -> None:
+    home = make_home(tmp_path / "home", relay_key.private)
+    home.add("web-1", sshd)
+    home.add("web-2", sshd)
+    (home.path / "run").rename(tmp_path / "run")
+    disk = SmallDisk(home.path / "run", 2048)
+    shutil.copytree(tmp_path / "run", disk.folder, dirs_exist_ok=True)
+    try:
+        relay = RelayProcess(home)
+        try:
+            with connected(relay) as client:
+                assert not client.call("authenticate", code=home.code()).get("isError")
+                client.text("execute_command", server_id="web-1", command="true")
+                disk.fill()
+                # One that is connected, and one that is not: what is learned of it can be kept nowhere.
+                for server in ("web-1", "web-2"):
+                    answer = client.call("execute_command", server_id=server, command="echo up")
+                    text = str(answer["content"][0]["text"])
+                    assert "internal error" not in text and ("up" in text or SAYS["full"] in text), text
+                disk.make_room()
+                for server in ("web-1", "web-2"):
+                    assert "up" in client.text("execute_command", server_id=server, command="echo up")
+        finally:
+            assert relay.stop() == 0
+        home.run("audit", "verify")
+        assert "Traceback" not in relay.log.read_text()
+    finally:
+        disk.stop()
 
 
 def test_a_relay_that_cannot_write_its_home_does_not_start_and_says_why(home: RelayHome, disk: SmallDisk) -> None:

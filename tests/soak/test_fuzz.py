@@ -29,3 +29,13 @@ def test_no_input_is_mishandled(target: Target) -> None:
 @pytest.mark.parametrize(("target", "path"), CASES, ids=[f"{target.name}/{path.name}" for target, path in CASES])
 def test_what_was_once_mishandled_is_not_any_more(target: Target, path: Path) -> None:
     target.check(path.read_bytes())
+
+
+def test_the_fuzzer_finds_what_is_hidden_and_shows_it() -> None:
+    def check(data: bytes) -> str:
+        assert b"open" not in data or b"sesame" not in data
+        return "open" if b"open" in data else ""
+
+    target = Target("door", [b"knock"], [b"open", b"sesame"], check, 1)
+    with pytest.raises(AssertionError, match="door mishandled b'.*sesame"):
+        target.run(100_000, SEED)

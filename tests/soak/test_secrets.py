@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,15 @@ def work(day: Day, relay: RelayProcess, folder: Path, sshd: Sshd) -> None:
     config.write_text(good)
 
 
+def holds(content: bytes, secret: str) -> bool:
+    """Whether a secret is in there; six digits are not meant where they are part of a longer number or a digest."""
+    return (
+        re.search(rb"(?<![0-9A-Za-z])" + re.escape(secret.encode()) + rb"(?![0-9A-Za-z])", content) is not None
+        if len(secret) == 6
+        else secret.encode() in content
+    )
+
+
 @pytest.mark.timeout(240)
 def test_no_secret_is_left_anywhere_after_a_full_run(
     tmp_path: Path, relay_key: KeyPair, sshd_factory: Callable[..., Sshd]
@@ -165,12 +175,12 @@ def test_no_secret_is_left_anywhere_after_a_full_run(
         "the audit log's key": (home.path / "audit.key").read_text().strip(),
         **{f"code {number}": code for number, code in enumerate(day.codes)},
     }
-    places = {
-        **{f"the answer {told[:60]!r}": told.encode() for told in day.told},
-        **{f"the arguments {line!r}": line for line in table.arguments},
-        **{f"the environment of {line[:200]!r}": line for line in table.environments},
-        **{str(path): path.read_bytes() for path in home.path.rglob("*") if path.is_file()},
-    }
+    places = [
+        *((f"the answer {told[:60]!r}", told.encode()) for told in day.told),
+        *((f"the arguments {line!r}", line) for line in table.arguments),
+        *((f"the environment of {line[:200]!r}", line) for line in table.environments),
+        *((str(path), path.read_bytes()) for path in home.path.rglob("*") if path.is_file()),
+    ]
     own = {
         "the API key": "config.yaml",
         "the TOTP secret": "config.yaml",
@@ -180,11 +190,15 @@ def test_no_secret_is_left_anywhere_after_a_full_run(
     left = [
         f"{what} is in {place}"
         for what, secret in secrets.items()
-        for place, content in places.items()
-        if secret.encode() in content and Path(place).name != own.get(what)
+        for place, content in places
+        if holds(content, secret) and Path(place).name != own.get(what)
     ]
     assert left == []
     assert len(day.codes) == 2 and (tmp_path / "written").read_text() == VALUES["a written file's content"]
+    # What is no secret is found where it belongs, so the search does search.
+    seen = {place.split()[0] for place, content in places if holds(content, "DROP DATABASE shop")}
+    assert "the" in seen and str(home.path / "logs" / "audit.log") in seen
+    assert any(holds(content, "serve") for place, content in places if place.startswith("the arguments"))
     assert table.samples > 20 and len(table.arguments) > 10
     said(
         f"{len(secrets)} secrets looked for in {len(places)} places, in {table.samples} looks at the process table: none"

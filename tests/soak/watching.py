@@ -11,7 +11,7 @@ from support import processes
 
 
 class Table:
-    """Samples /proc as fast as it can in a thread of its own.
+    """Samples /proc some hundred times a second, in a thread of its own.
 
     Attributes:
         arguments: Every command line that was seen.
@@ -32,6 +32,7 @@ class Table:
                 with contextlib.suppress(OSError):
                     self._take(pid)
             self.samples += 1
+            self._stop.wait(0.001)
 
     def _take(self, pid: int) -> None:
         found = processes.inspect(pid)
