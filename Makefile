@@ -7,6 +7,7 @@ help:
 	@echo "make test              everything that must pass: lint, types, tests (make test ARGS='tests/core -x')"
 	@echo "make lint              lint and types alone"
 	@echo "make conformance       the official MCP conformance suites, the Inspector and real clients; needs npm"
+	@echo "make docs              write the pages of docs/ that are made from the code, and the demo's picture"
 	@echo "make bench             measure speed"
 	@echo "make clean             remove what these made, .venv too"
 
@@ -32,6 +33,11 @@ conformance:
 	@$(BIN)/python tests/conformance/programs.py
 	@$(BIN)/python -m pytest tests/conformance tests/clients $(ARGS)
 
+docs:
+	@.ci/setup dev
+	@$(BIN)/python tests/support/docs.py
+	@$(BIN)/python tests/support/demo_svg.py
+
 bench:
 	@.ci/setup dev
 	@$(BIN)/python tests/bench/__main__.py $(ARGS)
@@ -40,4 +46,4 @@ clean:
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo test lint conformance bench clean
+.PHONY: help demo test lint conformance docs bench clean
