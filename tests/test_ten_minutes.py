@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
 import ssl
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import httpx2
+import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from support.relay import PROGRAM, ROOT, RelayHome, RelayProcess
@@ -44,9 +44,11 @@ def test_a_shown_output_must_be_the_printed_one() -> None:
     assert not same("The login works.", "The login fails.")
 
 
-def test_the_readmes_ten_minutes_give_what_it_shows(tmp_path: Path) -> None:
+def test_the_readmes_ten_minutes_give_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "you"
     folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("FLEETSHELL_HOME", raising=False)
     home = RelayHome(folder / ".fleetshell")
     authorized = tmp_path / "authorized_keys"
     authorized.touch(0o600)
@@ -67,7 +69,9 @@ def test_the_readmes_ten_minutes_give_what_it_shows(tmp_path: Path) -> None:
                 calls.append((line[2:], shown))
                 continue
             if calls and relay:
-                anyio.run(_drive, relay, calls)
+                answers = anyio.run(_drive, relay, [call for call, _ in calls])
+                for (call, expected), said in zip(calls, answers, strict=True):
+                    assert same(expected, said), f"{call}\nthe README shows\n{expected}\nbut the tool says\n{said}"
                 calls = []
             assert words[0] == "fleetshell"
             if words[1] == "serve":
@@ -76,8 +80,7 @@ def test_the_readmes_ten_minutes_give_what_it_shows(tmp_path: Path) -> None:
                 printed = relay.log.read_text()
             else:
                 ran = subprocess.run(
-                    [*PROGRAM, *words[1:]], cwd=folder, env={**_environment(), "HOME": str(folder)}, stdin=subprocess.DEVNULL,
-                    capture_output=True, text=True, timeout=60,
+                    [*PROGRAM, *words[1:]], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
                 )  # fmt: skip
                 assert ran.returncode == 0, ran.stderr
                 printed = ran.stdout
@@ -88,23 +91,20 @@ def test_the_readmes_ten_minutes_give_what_it_shows(tmp_path: Path) -> None:
     assert done == steps.split()
 
 
-async def _drive(relay: RelayProcess, calls: list[tuple[str, str]]) -> None:
-    """Make the README's calls with the SDK's client."""
+async def _drive(relay: RelayProcess, calls: list[str]) -> list[str]:
+    """Make the README's calls with the SDK's client; returns what each was answered."""
     context = ssl.create_default_context(cafile=str(relay.home.certificate))
     headers = {"Authorization": f"Bearer {relay.home.api_key}"}
+    answers = []
     async with httpx2.AsyncClient(headers=headers, verify=context) as http:
         async with Client(streamable_http_client(relay.url, http_client=http)) as client:
-            for call, shown in calls:
+            for call in calls:
                 name, _, rest = call.partition(" ")
                 arguments = json.loads(rest)
                 if "code" in arguments:
                     arguments["code"] = relay.home.code()
                 try:
-                    said = str((await client.call_tool(name, arguments)).content[0].text)  # type: ignore[union-attr]
+                    answers.append(str((await client.call_tool(name, arguments)).content[0].text))  # type: ignore[union-attr]
                 except MCPError as error:
-                    said = error.error.message
-                assert same(shown, said), f"{call}\nthe README shows\n{shown}\nbut the tool says\n{said}"
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("FLEETSHELL")}
+                    answers.append(error.error.message)
+    return answers
