@@ -18,6 +18,7 @@ demo:
 test: lint
 	@echo "== tests"
 	@$(BIN)/python tests/run.py $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python tests/other_pythons.py)
 
 lint:
 	@.ci/setup dev

@@ -87,7 +87,9 @@ def test_the_readmes_ten_minutes_give_what_it_shows(tmp_path: Path, monkeypatch:
             if words[1] == "pubkey":
                 authorized.write_text(printed)
             assert same(shown, printed), f"{line}\nthe README shows\n{shown}\nbut it prints\n{printed}"
-    steps = "init pubkey add-server test serve connect-info list_servers authenticate list_servers execute_command audit"
+    steps = (
+        "init pubkey add-server test serve connect-info list_servers authenticate list_servers execute_command audit"
+    )
     assert done == steps.split()
 
 

@@ -20,7 +20,9 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 def record() -> str:
     """What `make demo` prints."""
     environment = {**os.environ, "NO_COLOR": "1"}
-    run = subprocess.run([sys.executable, str(ROOT / "fleetshell.py"), "demo"], env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "fleetshell.py"), "demo"], env=environment, capture_output=True, text=True
+    )
     if run.returncode != 0:
         raise SystemExit(f"the demo failed:\n{run.stdout}\n{run.stderr}")
     return run.stdout
@@ -54,7 +56,9 @@ def svg(screens: list[list[str]]) -> str:
         for row, line in enumerate(lines):
             if line.strip():
                 y = 22 + MARGIN + (row + 1) * LINE - 4
-                shown.append(f'<text class="{_class(line)}" x="{MARGIN}" y="{y}">{html.escape(line, quote=False)}</text>')
+                shown.append(
+                    f'<text class="{_class(line)}" x="{MARGIN}" y="{y}">{html.escape(line, quote=False)}</text>'
+                )
         shown.append("</g>")
     return "\n".join([*shown, "</svg>"]) + "\n"
 

@@ -103,12 +103,18 @@ def configuration() -> str:
     return MARK + _filled(text, values)
 
 
+def examples() -> dict[str, Any]:
+    """Arguments of an example call, by tool."""
+    loaded: dict[str, Any] = json.loads((PARTS / "tools.json").read_text())
+    return loaded
+
+
 def tools() -> str:
     """The text of docs/tools.md."""
-    examples: dict[str, Any] = json.loads((PARTS / "tools.json").read_text())
+    shown = examples()
     text = (PARTS / "tools.md").read_text()
     contents = " · ".join(f"[{tool.name}](#{tool.name})" for tool in TOOLS)
-    every = "\n\n".join(_tool(tool, examples.get(tool.name)) for tool in TOOLS)
+    every = "\n\n".join(_tool(tool, shown.get(tool.name)) for tool in TOOLS)
     return MARK + _filled(text, {"contents": contents, "tools": every})
 
 
@@ -169,7 +175,11 @@ def main() -> int:
         stale.append(name)
         if "--check" not in sys.argv:
             path.write_text(text)
-    print(f"written: {', '.join(stale) or 'nothing; all pages are current'}" if "--check" not in sys.argv else "\n".join(stale))
+    print(
+        f"written: {', '.join(stale) or 'nothing; all pages are current'}"
+        if "--check" not in sys.argv
+        else "\n".join(stale)
+    )
     return int("--check" in sys.argv and bool(stale))
 
 
