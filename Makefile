@@ -8,6 +8,7 @@ help:
 	@echo "make lint              lint and types alone"
 	@echo "make conformance       the official MCP conformance suites, the Inspector and real clients; needs npm"
 	@echo "make soak              load, faults and bad input for about an hour (FLEETSHELL_SOAK_SECONDS=60 and the like: less)"
+	@echo "make docs              write the pages of docs/ that are made from the code, and the demo's picture"
 	@echo "make bench             measure speed"
 	@echo "make clean             remove what these made, .venv too"
 
@@ -18,6 +19,7 @@ demo:
 test: lint
 	@echo "== tests"
 	@$(BIN)/python tests/run.py $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python tests/other_pythons.py)
 
 lint:
 	@.ci/setup dev
@@ -37,6 +39,11 @@ soak:
 	@.ci/setup dev
 	@FLEETSHELL_SOAK=1 $(BIN)/python -m pytest -s tests/soak $(ARGS)
 
+docs:
+	@.ci/setup dev
+	@$(BIN)/python tests/support/docs.py
+	@$(BIN)/python tests/support/demo_svg.py
+
 bench:
 	@.ci/setup dev
 	@$(BIN)/python tests/bench/__main__.py $(ARGS)
@@ -45,4 +52,4 @@ clean:
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo test lint conformance soak bench clean
+.PHONY: help demo test lint conformance docs soak bench clean

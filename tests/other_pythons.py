@@ -1,0 +1,78 @@
+"""Runs the tests that need no host on every other supported Python of this machine; `make test` does so after the suite."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSIONS = ((3, 10), (3, 11), (3, 12), (3, 13))
+NEEDS = ("hypothesis", "jsonschema", "pytest", "pytest-timeout")
+QUICK = (
+    "tests/test_walls.py",
+    "tests/core",
+    "tests/fleet/test_framing.py",
+    "tests/fleet/test_guard.py",
+    "tests/fleet/test_mux_wire.py",
+    "tests/relay/test_http1.py",
+    "tests/relay/test_jsonrpc.py",
+    "tests/relay/test_protocol.py",
+    "tests/relay/test_tls.py",
+)
+"""Where versions of Python differ: texts, YAML, sockets, TLS, threads and the language itself."""
+
+
+def find(version: tuple[int, int]) -> str | None:
+    """A Python of that version that works: from the path, or from pyenv."""
+    name = f"python{version[0]}.{version[1]}"
+    pyenv = sorted(Path.home().glob(f".pyenv/versions/{version[0]}.{version[1]}.*/bin/{name}"))
+    for program in [shutil.which(name), *map(str, pyenv)]:
+        if program:
+            said = subprocess.run(
+                [program, "-c", "import sys, venv, ensurepip; print(*sys.version_info[:2])"],
+                capture_output=True,
+                text=True,
+            )
+            if said.returncode == 0 and said.stdout.split() == [str(part) for part in version]:
+                return program
+    return None
+
+
+def prepare(version: tuple[int, int], program: str) -> Path:
+    """A virtual environment with FleetShell's dependencies, kept in .cache; returns its Python."""
+    dependencies = re.findall(
+        r'"([^"]+)"', re.findall(r"^dependencies = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
+    )
+    wanted = [*dependencies, *NEEDS]
+    folder = ROOT / ".cache" / "pythons" / f"{version[0]}.{version[1]}"
+    stamp, state = folder / "made-of", hashlib.sha256(" ".join([program, *wanted]).encode()).hexdigest()
+    python = folder / "bin" / "python"
+    if not stamp.exists() or stamp.read_text() != state:
+        subprocess.run([program, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q", *wanted], check=True)
+        stamp.write_text(state)
+    return python
+
+
+def main() -> int:
+    worst = 0
+    for version in VERSIONS:
+        name = f"Python {version[0]}.{version[1]}"
+        if version == sys.version_info[:2]:
+            continue
+        program = find(version)
+        if program is None:
+            print(f"== {name} is not on this machine: left out", flush=True)
+            continue
+        print(f"== tests that need no host, on {name}", flush=True)
+        command = [str(prepare(version, program)), "-m", "pytest", "-p", "no:cacheprovider", *QUICK]
+        worst = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode or worst
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
