@@ -19,6 +19,7 @@ from typing import Any
 from fleetshell_tools import catalog, offer
 from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.audit import AuditLog
+from fleetshell_tools.core.audit_checkpoints import Checkpoints
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.context import Context, no_progress
 from fleetshell_tools.core.emergency import Emergency
@@ -32,6 +33,7 @@ from fleetshell_tools.core.errors import (
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.jobs import Jobs
 from fleetshell_tools.core.notes import NoteStore
+from fleetshell_tools.core.people import People, check_tool
 from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.rates import Rates
 from fleetshell_tools.core.servers import Inventory
@@ -95,9 +97,11 @@ class App:
         self.config = config
         self.inventory = Inventory(home.servers, config.defaults)
         self.audit = open_audit(home, config)
+        self.checkpoints = Checkpoints(self.audit, home.audit_signing_key)
         self.approvals = ApprovalStore(auth.boottime)
         self.fleet = SshFleet(home, folder, config, self.inventory, self.audit, self.approvals)
         self.auth = Authenticator(config, AuthState(home.auth_state))
+        self.people = People(home.users)
         self.prompts = PromptStore(home.prompts)
         self.notes = NoteStore(home.notes)
         self.jobs = Jobs(lambda: self.config.jobs, self.audit.record)
@@ -108,16 +112,26 @@ class App:
         self._tool_list, self._modern_tool_list = tool_list(modern=False), tool_list(modern=True)
 
     def close(self) -> None:
-        """End every connection and the audit log."""
+        """End every connection and the audit log, which is signed as it stands then."""
         self.fleet.close()
+        self.checkpoints.look(now=True)
         self.audit.close()
 
     def reconfigure(self, config: Config) -> None:
         """Take a new, already checked configuration."""
         self.inventory = Inventory(self.home.servers, config.defaults)
         self.fleet.reconfigure(config, self.inventory, self.home)
+        self.audit.max_bytes, self.audit.keep = config.security.audit_max_bytes, config.security.audit_keep
         self.auth.configure(config)
         self.config = config
+
+    def take_people(self) -> set[str]:
+        """Look at `users/`; returns the keys of those who are not there any more, or are others now."""
+        if not self.people.look():
+            return set()
+        for name, problem in self.people.problems().items():
+            log.warning("%s is shut out: %s", "Everybody but the owner" if name == "*" else name, problem)
+        return self.auth.take_people(self.people.all())
 
     # What there is for clients
 
@@ -130,7 +144,7 @@ class App:
         """See `Offer`."""
         if method == "tools/list":
             return self._modern_tool_list if modern else self._tool_list
-        entries = offer.listing(method, self.prompts, self.inventory, locked=self.config.mfa.enabled)
+        entries = offer.listing(method, self.prompts, self.inventory, locked=self._keeps_ids)
         return None if entries is None else _encoded(entries)
 
     def runs(self, method: str) -> bool:
@@ -139,8 +153,13 @@ class App:
 
     def generations(self) -> dict[str, object]:
         """Numbers that are others once a list has changed, by the list's kind."""
-        locked = self.config.mfa.enabled
+        locked = self._keeps_ids
         return {"prompts": self.prompts.generation(), "resources": 0 if locked else self.inventory.generation()}
+
+    @property
+    def _keeps_ids(self) -> bool:
+        """Whether `resources/list`, which everybody with a key sees, may not tell which servers there are."""
+        return self.config.mfa.enabled or bool(self.people.all())
 
     # Working on calls
 
@@ -167,6 +186,7 @@ class App:
             if not tool.needs_grant:
                 return self._authenticate(tool, principal, call, conversation)
             place = self._unlocked(principal, call)
+            check_tool(principal, tool.name, reads=bool(tool.annotations["readOnlyHint"]))
             output = tool.function(
                 self._context(principal, call, conversation, place, tool.name), **tool.arguments(call.arguments)
             )
@@ -235,7 +255,7 @@ class App:
             caller,
             place,
             self.config,
-            self.inventory,
+            self.inventory.part(principal.may_use),
             self.fleet,
             self.auth,
             no_progress if token is None else Reporter(conversation.notify, token),
@@ -309,6 +329,7 @@ def _who(caller: Caller) -> dict[str, Any]:
     return {
         "tool": caller.tool,
         "principal": caller.principal.key_id,
+        "name": caller.principal.name,
         "client": caller.client,
         "session": caller.session,
     }
@@ -344,7 +365,11 @@ def failure(error: FleetShellError) -> ToolResult:
 
 def open_audit(home: Home, config: Config) -> AuditLog:
     """The audit log of a home."""
-    return AuditLog(home.file(config.relay.audit_log), home.audit_key, home.audit_head, home.audit_reserve)
+    limits = config.security
+    return AuditLog(
+        home.file(config.relay.audit_log), home.audit_key, home.audit_head, home.audit_reserve,
+        max_bytes=limits.audit_max_bytes, keep=limits.audit_keep,
+    )  # fmt: skip
 
 
 def client_fleet(home: Home, config: Config) -> tuple[SshFleet, Inventory, Callable[[], None]]:
