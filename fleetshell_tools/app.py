@@ -20,6 +20,7 @@ from typing import Any
 from fleetshell_tools import catalog, external, offer
 from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.audit import AuditLog
+from fleetshell_tools.core.audit_checkpoints import Checkpoints
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.context import Context, no_progress
 from fleetshell_tools.core.emergency import Emergency
@@ -35,6 +36,7 @@ from fleetshell_tools.core.installing import Marketplace
 from fleetshell_tools.core.jobs import Jobs
 from fleetshell_tools.core.mcps import Mcp
 from fleetshell_tools.core.notes import NoteStore
+from fleetshell_tools.core.people import People, check_tool
 from fleetshell_tools.core.prompts import PromptStore
 from fleetshell_tools.core.rates import Rates
 from fleetshell_tools.core.servers import Inventory
@@ -107,9 +109,11 @@ class App:
         self.config = config
         self.inventory = Inventory(home.servers, config.defaults)
         self.audit = open_audit(home, config)
+        self.checkpoints = Checkpoints(self.audit, home.audit_signing_key)
         self.approvals = ApprovalStore(auth.boottime)
         self.fleet = SshFleet(home, folder, config, self.inventory, self.audit, self.approvals)
         self.auth = Authenticator(config, AuthState(home.auth_state))
+        self.people = People(home.users)
         self.prompts = PromptStore(home.prompts)
         self.notes = NoteStore(home.notes)
         self.jobs = Jobs(lambda: self.config.jobs, self.audit.record)
@@ -123,19 +127,29 @@ class App:
         self._listed = _Listed(self.upstreams.tool_definitions())
 
     def close(self) -> None:
-        """End every connection, the external MCP servers, and the audit log."""
+        """End every connection, the external MCP servers, and the audit log, which is signed as it stands then."""
         self.parked.close("the relay is stopping")
         self.upstreams.close()
         self.fleet.close()
+        self.checkpoints.look(now=True)
         self.audit.close()
 
     def reconfigure(self, config: Config) -> None:
         """Take a new, already checked configuration."""
         self.inventory = Inventory(self.home.servers, config.defaults)
         self.fleet.reconfigure(config, self.inventory, self.home)
+        self.audit.max_bytes, self.audit.keep = config.security.audit_max_bytes, config.security.audit_keep
         self.auth.configure(config)
         self.upstreams.reconfigure(config)
         self.config = config
+
+    def take_people(self) -> set[str]:
+        """Look at `users/`; returns the keys of those who are not there any more, or are others now."""
+        if not self.people.look():
+            return set()
+        for name, problem in self.people.problems().items():
+            log.warning("%s is shut out: %s", "Everybody but the owner" if name == "*" else name, problem)
+        return self.auth.take_people(self.people.all())
 
     # What there is for clients
 
@@ -151,7 +165,7 @@ class App:
             if others is not self._listed.external:
                 self._listed = _Listed(others)
             return self._listed.modern if modern else self._listed.legacy
-        entries = offer.listing(method, self.prompts, self.inventory, locked=self.config.mfa.enabled)
+        entries = offer.listing(method, self.prompts, self.inventory, locked=self._keeps_ids)
         if method == "prompts/list" and entries is not None:
             own = self.prompts.names()
             entries += [prompt for prompt in self.upstreams.prompts() if prompt["name"] not in own]
@@ -163,12 +177,17 @@ class App:
 
     def generations(self) -> dict[str, object]:
         """Numbers that are others once a list has changed, by the list's kind."""
-        locked = self.config.mfa.enabled
+        locked = self._keeps_ids
         return {
             "tools": self.upstreams.generation("tools"),
             "prompts": (self.prompts.generation(), self.upstreams.generation("prompts")),
             "resources": 0 if locked else self.inventory.generation(),
         }
+
+    @property
+    def _keeps_ids(self) -> bool:
+        """Whether `resources/list`, which everybody with a key sees, may not tell which servers there are."""
+        return self.config.mfa.enabled or bool(self.people.all())
 
     # Working on calls
 
@@ -210,6 +229,8 @@ class App:
             if tool is not None and not tool.needs_grant:
                 return self._authenticate(tool, principal, call, conversation)
             place = self._unlocked(principal, call)
+            if tool is not None:
+                check_tool(principal, tool.name, reads=bool(tool.annotations["readOnlyHint"]))
             if rounds is not None:
                 rounds.place = place
                 if call.params.get("requestState") is not None:
@@ -287,7 +308,7 @@ class App:
             caller,
             place,
             self.config,
-            self.inventory,
+            self.inventory.part(principal.may_use),
             self.fleet,
             self.auth,
             progress,
@@ -371,6 +392,7 @@ def _who(caller: Caller) -> dict[str, Any]:
     return {
         "tool": caller.tool,
         "principal": caller.principal.key_id,
+        "name": caller.principal.name,
         "client": caller.client,
         "session": caller.session,
     }
@@ -417,7 +439,11 @@ def failure(error: FleetShellError) -> ToolResult:
 
 def open_audit(home: Home, config: Config) -> AuditLog:
     """The audit log of a home."""
-    return AuditLog(home.file(config.relay.audit_log), home.audit_key, home.audit_head, home.audit_reserve)
+    limits = config.security
+    return AuditLog(
+        home.file(config.relay.audit_log), home.audit_key, home.audit_head, home.audit_reserve,
+        max_bytes=limits.audit_max_bytes, keep=limits.audit_keep,
+    )  # fmt: skip
 
 
 def client_fleet(home: Home, config: Config) -> tuple[SshFleet, Inventory, Callable[[], None]]:

@@ -6,11 +6,12 @@ import itertools
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fleetshell_tools.app import App, cli_caller
 from fleetshell_tools.core.config import Config
-from fleetshell_tools.core.errors import AuthenticationFailed, ConfigError
+from fleetshell_tools.core.errors import AuditUnavailable, AuthenticationFailed, ConfigError
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.types import Caller, Cancellation, Principal
 from fleetshell_tools.core.version import __version__
@@ -55,6 +56,11 @@ class Relay:
         http = config.relay.http
         context = tls.server_context(home.file(http.cert_file), home.file(http.key_file)) if self.use_tls else None
         self.app = App(home, config, home.run)
+        try:
+            self.app.audit.seal()
+        except AuditUnavailable as error:
+            log.error("%s", error)  # each call that acts is told so too, and nothing runs
+        self.app.take_people()
         self.sessions = Sessions(
             now=boottime,
             per_key=config.protocol.sessions_per_key,
@@ -83,6 +89,7 @@ class Relay:
         self._stopping = threading.Event()
         self._recovery = Cancellation()
         self._heeding = threading.Lock()
+        self._meeting = threading.Lock()
         self._heeded = self.app.emergency.engaged
         self._ended: dict[str, int] = {}
 
@@ -139,6 +146,7 @@ class Relay:
         if context:
             self.http.replace_ssl_context(context)
         self._part_with_retired_keys()
+        self.heed_people()
 
     # What the operator does
 
@@ -185,6 +193,21 @@ class Relay:
                 self._ended = self._end_everything("the operator locked the relay")
             return self._ended if engaged else {}
 
+    def heed_people(self) -> dict[str, int]:
+        """Take over who is in `users/` now, and end what those have running who are gone or changed; returns how much that was."""
+        with self._meeting:
+            before = {person.key_id: person.name for person in self.app.people.all()}
+            gone = self.app.take_people()
+            if not gone:
+                return {}
+            ended = self._part_with(gone.__contains__, "the operator has changed or ended this person's access")
+            names = sorted(before[key] for key in gone)
+            log.info("The access of %s has ended or is another one now: %s", ", ".join(names), ended)
+            self.app.audit.record(
+                "access_changed", durable=True, names=names, principal=RELAY.principal.key_id, **ended
+            )
+            return ended
+
     def _end_everything(self, why: str) -> dict[str, int]:
         app = self.app
         app.approvals.clear()
@@ -196,12 +219,21 @@ class Relay:
 
     def _part_with_retired_keys(self) -> None:
         """End what belongs to keys that are valid no more: nobody could see or stop it."""
-        known, why = self.app.auth.key_ids(), "its API key is no longer valid"
-        for session in self.sessions.live():
-            if session.key_id not in known:
-                self.sessions.end(session)
-        self.app.jobs.cancel_all(why, lambda owner: owner not in known)
-        self.app.fleet.shells.close_every(RELAY, why, lambda owner: owner not in known)
+        known = self.app.auth.key_ids()
+        self._part_with(lambda key: key not in known, "its API key is no longer valid")
+
+    def _part_with(self, of: Callable[[str], bool], why: str) -> dict[str, int]:
+        """End whatever belongs to these keys; returns how much that was."""
+        # Connections that were admitted with such a key must show one again.
+        self._gateway.hosts = self._gateway.hosts
+        self.endpoint.cancel_all(why, of)
+        sessions = [session for session in self.sessions.live() if of(session.key_id)]
+        for session in sessions:
+            self.sessions.end(session)
+        self.app.approvals.clear(of)
+        jobs = self.app.jobs.cancel_all(why, of)
+        shells = self.app.fleet.shells.close_every(RELAY, why, of)
+        return {"mcp_sessions": len(sessions), "jobs": jobs, "shell_sessions": shells}
 
     def _operator(self, command: str) -> dict[str, Any]:
         caller = cli_caller(command)
@@ -229,6 +261,8 @@ class Relay:
             "approvals_waiting": self.app.approvals.waiting(),
             "http": self.http.stats(),
             "calls": self.app.calls,
+            "people": len(self.app.people.all()),
+            "shut_out_people": self.app.people.problems(),
             "servers": len(self.app.inventory.all()),
             "disabled_servers": self.app.inventory.problems(),
             "certificate_ends": certificate,
@@ -248,10 +282,8 @@ class Relay:
             try:
                 self.heed_lock()
                 if self.app.auth.retire():
-                    self._gateway.hosts = (
-                        self._gateway.hosts
-                    )  # connections that were admitted with the key must show one again
                     self._part_with_retired_keys()
+                self.heed_people()
                 self.tell_changes()
                 if next(turns) % TURNS == 0:
                     self.sessions.end_idle()
@@ -259,6 +291,7 @@ class Relay:
                     self.app.jobs.expire()
                     self.app.auth.expire()
                     self.app.rates.expire()
+                    self.app.checkpoints.look()
             except Exception:
                 log.exception("Housekeeping failed; it is tried again in %d s.", LOOK_SECONDS)
 

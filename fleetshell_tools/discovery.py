@@ -13,7 +13,7 @@ from fleetshell_tools.core.context import Context
 from fleetshell_tools.core.notes import MOST_NOTES
 from fleetshell_tools.core.server_context import last_seen, server_context, short_os
 from fleetshell_tools.core.servers import Server
-from fleetshell_tools.core.text import compress_ids, one_line
+from fleetshell_tools.core.text import clean, clean_all, compress_ids, one_line
 from fleetshell_tools.core.tool import Output, tool
 
 SHOWN = 200
@@ -85,8 +85,8 @@ def summary(server: Server, ctx: Context) -> dict[str, Any]:
     return {
         "id": server.id,
         "hostname": server.hostname,
-        "environment": server.environment,
-        "tags": list(server.tags),
+        "environment": clean(server.environment),
+        "tags": clean_all(server.tags),
         "purpose": one_line(server.purpose),
         "connection": ctx.fleet.connection_state(server).state,
         "os": short_os(ctx.fleet.facts(server)),

@@ -32,8 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trust": ("servers", "pin the new host key of a rebuilt server"),
     "pubkey": ("servers", "print the line for authorized_keys"),
     "auth": (
-        "auth auth_keys",
-        "keys and codes: setup, status, test, enable, disable, unlock, revoke, rotate-key, reset",
+        "auth auth_keys people",
+        "keys, codes, people: setup, status, test, enable, disable, unlock, revoke, rotate-key, reset, add-user, list, remove",
     ),
     "lock": ("emergency", "emergency stop: end everything, and refuse every tool"),
     "unlock": ("emergency", "let tools work again after lock"),

@@ -198,17 +198,18 @@ def writing(home: Home) -> Iterator[None]:
         ) from None
 
 
-def totp_facts(secret: str) -> dict[str, str]:
-    """What an authenticator app needs, for `--json`."""
+def totp_facts(secret: str, account: str = "") -> dict[str, str]:
+    """What an authenticator app needs, for `--json`; `account` is the name that it shows, where it is not the relay's own."""
     from fleetshell_tools.app import TOTP_ACCOUNT, provisioning_uri
 
     plain = secret.replace(" ", "").rstrip("=").upper()
-    return {"secret": plain, "uri": provisioning_uri(plain), "account": TOTP_ACCOUNT}
+    account = account or TOTP_ACCOUNT
+    return {"secret": plain, "uri": provisioning_uri(plain, account), "account": account}
 
 
-def totp_block(secret: str) -> str:
+def totp_block(secret: str, account: str = "") -> str:
     """The QR code and all that belongs to it, as `init` and `auth setup` show it."""
-    facts = totp_facts(secret)
+    facts = totp_facts(secret, account)
     drawing = _draw(facts["uri"])
     if drawing:
         way = f"Scan this with your authenticator app (Google Authenticator, Authy, 1Password, …):\n\n{drawing}"

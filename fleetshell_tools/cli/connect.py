@@ -93,26 +93,46 @@ def host_name(text: str) -> str:
     raise argparse.ArgumentTypeError(f'"{one_line(text, 80)}" is neither a host name nor an IP address')
 
 
-@command(
-    "connect-info",
+CLIENT_OPTIONS = (
     Arg("--client", choices=("claude-desktop", "claude-code"), default="claude-desktop", help="the client (default claude-desktop)"),
     Arg("--os", choices=tuple(SYSTEMS), default="linux", help="the client's operating system (default linux)"),
     Arg("--host", type=host_name, metavar="H", help="the name or address under which the client reaches the relay (default: the certificate's)"),
     Arg("--cert", metavar="PATH", help="where the copied certificate will lie on the client's machine, as an absolute path"),
+)  # fmt: skip
+
+
+@command(
+    "connect-info",
+    *CLIENT_OPTIONS,
     JSON,
     example="fleetshell connect-info --client claude-desktop --os macos",
-)  # fmt: skip
+)
 def connect_info(args: argparse.Namespace, home: Home) -> int:
     """Print the configuration of a client, ready to paste; it holds the API key."""
     target = _target(home, home.config(), args.host)
-    system = SYSTEMS[args.os]
-    copied = (args.cert or system.certificate) if target.certificate else None
-    desktop = args.client == "claude-desktop"
-    settings = {"mcpServers": {"fleetshell": _desktop(target, copied) if desktop else _code(target)}}
     output.warn("this output holds the API key; treat it like a password.")
     if args.json:
-        output.print_json(settings)
-        return 0
+        output.print_json(_settings(target, args))
+    else:
+        _print_steps(target, args)
+    return 0
+
+
+def show(home: Home, args: argparse.Namespace, api_key: str) -> None:
+    """Print the configuration of a client whose key is not that of `config.yaml`, step by step."""
+    _print_steps(_target(home, home.config(), args.host, api_key), args)
+
+
+def _settings(target: _Target, args: argparse.Namespace) -> dict[str, Any]:
+    copied = (args.cert or SYSTEMS[args.os].certificate) if target.certificate else None
+    desktop = args.client == "claude-desktop"
+    return {"mcpServers": {"fleetshell": _desktop(target, copied) if desktop else _code(target)}}
+
+
+def _print_steps(target: _Target, args: argparse.Namespace) -> None:
+    system, settings = SYSTEMS[args.os], _settings(target, args)
+    copied = (args.cert or system.certificate) if target.certificate else None
+    desktop = args.client == "claude-desktop"
     steps = [_copying(target, system, args.cert)] if target.certificate else []
     steps += _desktop_steps(settings, system, copied) if desktop else _code_steps(target, system, args.cert)
     for number, step in enumerate(steps, start=1):
@@ -124,16 +144,18 @@ def connect_info(args: argparse.Namespace, home: Home) -> int:
     print(
         'Then ask, for example: "List all my servers". The assistant will want the code that your authenticator app shows.'
     )
-    return 0
 
 
-def desktop_settings(home: Home) -> dict[str, Any]:
+def desktop_settings(home: Home, api_key: str = "") -> dict[str, Any]:
     """The configuration of Claude Desktop on Linux, as `connect-info` prints it.
+
+    Args:
+        api_key: Another key than that of `config.yaml`.
 
     Raises:
         ConfigError: There is no key, or no certificate.
     """
-    target = _target(home, home.config(), None)
+    target = _target(home, home.config(), None, api_key)
     copied = SYSTEMS["linux"].certificate if target.certificate else None
     return {"mcpServers": {"fleetshell": _desktop(target, copied)}}
 
@@ -143,9 +165,9 @@ def covers(names: tuple[str, ...], addresses: tuple[str, ...], host: str) -> boo
     return host in (*names, *addresses) or f"*.{host.partition('.')[2]}" in names
 
 
-def _target(home: Home, config: Config, host: str | None) -> _Target:
+def _target(home: Home, config: Config, host: str | None, api_key: str = "") -> _Target:
     http = config.relay.http
-    key = http.auth.api_key
+    key = api_key or http.auth.api_key
     if not key:
         raise ConfigError("config.yaml has no API key (relay.http.auth.api_key). Run `fleetshell init` to create one.")
     if not http.use_tls:

@@ -22,6 +22,7 @@ from fleetshell_tools.cli.command import JSON, Arg, command
 from fleetshell_tools.core import control, storage
 from fleetshell_tools.core.errors import FleetShellError, NotFound
 from fleetshell_tools.core.home import Home
+from fleetshell_tools.core.masking import mask_whole
 
 if TYPE_CHECKING:
     from fleetshell_tools.core.config import Config
@@ -46,6 +47,7 @@ MANY_FILES = 65536
 def serve(args: argparse.Namespace, home: Home) -> int:
     """Run the relay in the foreground until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     config = home.config()
+    home.check_files(config)
     _set_limits()
     from fleetshell_tools.daemon import Relay
 
@@ -91,6 +93,13 @@ def _only_one(home: Home) -> Iterator[None]:
         os.close(lock)
 
 
+class _Masked(logging.Formatter):
+    """Lines of the log, tracebacks too, without the secrets that a command in them may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_whole(super().format(record))
+
+
 @contextlib.contextmanager
 def _logging(home: Home, config: Config) -> Iterator[None]:
     """Log to the file and to stderr; times are UTC."""
@@ -103,7 +112,7 @@ def _logging(home: Home, config: Config) -> Iterator[None]:
         raise FleetShellError(
             f"The log {path} can't be written: {error.strerror}. Set relay.log_file, or free the disk."
         ) from None
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = _Masked("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     root = logging.getLogger()
     root.setLevel(config.relay.log_level)
@@ -206,6 +215,8 @@ def _answer(relay: Relay, request: dict[str, Any]) -> dict[str, Any]:
         return {"approval": relay.approve(str(request["id"]), str(request["code"]))}
     if request["do"] == "revoke":
         return relay.revoke(everything=bool(request["all"]))
+    if request["do"] == "heed_people":
+        return relay.heed_people()
     if request["do"] == "heed_lock":
         return relay.heed_lock()
     raise KeyError(request["do"])

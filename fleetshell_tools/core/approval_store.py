@@ -176,10 +176,12 @@ class ApprovalStore:
         """How many questions wait for the operator."""
         return sum(not entry["approved"] for entry in self.listed())
 
-    def clear(self) -> None:
-        """Forget every question and every approval."""
+    def clear(self, of: Callable[[str], bool] = lambda owner: True) -> None:
+        """Forget every question and every approval `of` those owners."""
         with self._lock:
-            self._entries.clear()
+            self._entries = {
+                key: entry for key, entry in self._entries.items() if not of(entry.caller.principal.key_id)
+            }
 
     def _find(self, approval_id: str) -> _Entry:
         self._trim()

@@ -1,7 +1,8 @@
 """The audit log: every act is one line of JSON in a keyed hash chain, written so that a crash or a full disk shows.
 
-`audit_reading` verifies and shows it. The chain is only as secret as
-its key: who holds the key can forge a log, and who can write the head file can cut the tail back to any older record.
+`audit_verification` verifies it, `audit_reading` shows it, `audit_files` knows the older files that it was rotated into. The chain
+is only as secret as its key: who holds the key can forge a log, and who can write the head file can cut the tail
+back to any older record (`audit_checkpoints` is against that).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fleetshell_tools.core import audit_files
+from fleetshell_tools.core.audit_files import FIRST_PREV, Tail, format_head, parse_head
+from fleetshell_tools.core.audit_redaction import COMMAND_HMAC, command_hmac, redact
 from fleetshell_tools.core.errors import AuditUnavailable, ConfigError
 from fleetshell_tools.core.storage import (
     PRIVATE_FILE,
@@ -34,8 +37,8 @@ from fleetshell_tools.core.storage import (
 )
 
 RESERVE_BYTES = 1024 * 1024
-FIRST_PREV = "0" * 64
 RECOVERED = "recovered"
+ROTATED = "rotated"
 
 _ALWAYS_PRESENT: dict[str, Any] = dict.fromkeys(
     ("server_id", "command", "exit_code", "success", "duration_ms", "tool", "principal", "client", "session", "verdict")
@@ -43,9 +46,6 @@ _ALWAYS_PRESENT: dict[str, Any] = dict.fromkeys(
 _OURS = frozenset({"timestamp", "seq", "prev", "hash"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=str)
-RECORD = re.compile(rb',"seq":([0-9]{1,18}),"prev":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"\}\Z')
-_HEAD = re.compile(rb'\{"seq": *([0-9]{1,18}),"hash":"([0-9a-f]{64})"\}\n')
-UNSIGNED_TAIL = len(',"hash":"') + 64 + len('"}')
 
 
 def create_key(key_path: Path) -> None:
@@ -69,7 +69,7 @@ def load_key(key_path: Path) -> bytes:
     if not os.path.lexists(key_path):
         raise ConfigError(
             f"The key of the audit log, {key_path}, is missing, so its records can be neither checked nor "
-            "continued. Restore it from a backup; without one, move the log away to begin a new one."
+            "continued. Restore it from a backup; without one, move the log and its older files away to begin a new one."
         )
     check_secret(key_path)
     text = key_path.read_text("ascii", "replace").strip()
@@ -89,10 +89,15 @@ class AuditLog:
         head_path: Holds (seq, hash) of the last record, and is the lock between processes.
         reserve_path: A file of 1 MiB on the log's file system, given up when it is full, so that outcomes of what
             already runs can still be written; None for none.
+        max_bytes: A log of this size is rotated; 0 for never. It may be changed later, as may `keep`.
+        keep: How many older files stay; 0 for all.
     """
 
-    def __init__(self, path: Path, key_path: Path, head_path: Path, reserve_path: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, key_path: Path, head_path: Path, reserve_path: Path | None = None, *, max_bytes: int = 0, keep: int = 0
+    ) -> None:  # fmt: skip
         self.path, self.key_path, self.head_path, self.reserve_path = path, key_path, head_path, reserve_path
+        self.max_bytes, self.keep = max_bytes, keep
         self._lock = threading.Lock()
         self._key = b""
         self._fd: int | None = None
@@ -103,9 +108,11 @@ class AuditLog:
         self._prev = FIRST_PREV
         self._separator = b""
         self._recovery: dict[str, Any] = {}  # fields of a recovery record that is due before the next one
+        self._rotation: dict[str, Any] = {}  # fields of the record that begins a new file, where that is due
         self._commit = threading.Condition()
         self._committing = False
-        self._appended = self._committed = self._commit_failed = 0
+        self._appended = self._committed = 0
+        self._commit_failed = -1  # the last append that an fsync failed for
 
     def record(self, event: str, *, durable: bool = False, **fields: Any) -> int:
         """Append one record and return its `seq`.
@@ -121,22 +128,42 @@ class AuditLog:
         """
         if taken := _OURS & fields.keys():
             raise ValueError(f"the audit log itself sets {', '.join(sorted(taken))}")
-        try:
-            with self._lock:
-                try:
-                    self._take_head()
-                    seq = self._append(event, fields, durable)
-                    ticket = self._appended
-                finally:
-                    if self._head_fd is not None:
-                        fcntl.flock(self._head_fd, fcntl.LOCK_UN)
-            if durable:
+        shown, command = redact(fields)
+        with self._telling(), self._lock:
+            with self._head():
+                seq = self._append(event, shown, command, durable)
+                ticket = self._appended
+        if durable:
+            with self._telling():
                 self._commit_through(ticket)
-        except OSError as error:
-            raise self._unavailable(error) from error
-        except ConfigError as error:
-            raise AuditUnavailable(error.message) from error
         return seq
+
+    def seal(self) -> None:
+        """Write what is due before any new record: that a crash tore the last one, or that the file before was full.
+
+        Raises:
+            AuditUnavailable: It can't be written.
+        """
+        if not os.path.lexists(self.path) and not audit_files.numbers(self.path):
+            return
+        with self._telling():
+            with self._lock, self._head():
+                self._catch_up()
+                self._write_due(durable=False)
+            self.sync()
+
+    def position(self) -> tuple[int, str]:
+        """`seq` and `hash` of the last record, with everything up to it on disk; (0, zeros) before the first.
+
+        Raises:
+            AuditUnavailable: It can't be read or made durable.
+        """
+        with self._telling():
+            with self._lock, self._head():
+                assert self._head_fd is not None
+                found = parse_head(os.pread(self._head_fd, 256, 0))
+            self.sync()
+        return found or (0, FIRST_PREV)
 
     def sync(self) -> None:
         """Return only once everything that was recorded is on disk.
@@ -146,10 +173,8 @@ class AuditLog:
         """
         with self._lock:
             ticket = self._appended
-        try:
+        with self._telling():
             self._commit_through(ticket)
-        except OSError as error:
-            raise self._unavailable(error) from error
 
     def close(self) -> None:
         """Make everything durable and close the files; a later record opens them again.
@@ -157,15 +182,33 @@ class AuditLog:
         Raises:
             AuditUnavailable: The last records could not be made durable.
         """
-        with self._lock:
+        with self._telling(), self._lock:
             try:
                 self._close_log()
-            except OSError as error:
-                raise self._unavailable(error) from error
             finally:
                 if self._head_fd is not None:
                     os.close(self._head_fd)
                     self._head_fd = None
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Errors become the one sentence that callers are told."""
+        try:
+            yield
+        except OSError as error:
+            raise self._unavailable(error) from error
+        except ConfigError as error:
+            raise AuditUnavailable(error.message) from error
+
+    @contextlib.contextmanager
+    def _head(self) -> Iterator[None]:
+        """Hold the head file's lock against other processes."""
+        try:
+            self._take_head()
+            yield
+        finally:
+            if self._head_fd is not None:
+                fcntl.flock(self._head_fd, fcntl.LOCK_UN)
 
     def _take_head(self) -> None:
         while True:
@@ -182,15 +225,36 @@ class AuditLog:
             fd, self._head_fd = self._head_fd, None
             os.close(fd)
 
-    def _append(self, event: str, fields: dict[str, Any], durable: bool) -> int:
+    def _append(self, event: str, fields: dict[str, Any], command: str | None, durable: bool) -> int:
         if durable and self.reserve_path is not None:
             self._hold_reserve(self.reserve_path)
         self._catch_up()
+        # Only an intent pays for a rotation: an outcome must not fail because a file can't be renamed.
+        if durable and 0 < self.max_bytes <= (self._size or 0) and not self._recovery and not self._rotation:
+            self._close_log()
+            audit_files.shift(self.path)
+            self._catch_up()
+        self._write_due(durable)
+        if command is not None:
+            fields[COMMAND_HMAC] = command_hmac(self._key, command)
+        self._write_record(event, fields, durable)
+        return self._seq
+
+    def _write_due(self, durable: bool) -> None:
         if self._recovery:
             self._write_record(RECOVERED, self._recovery, durable)
             self._recovery = {}
-        self._write_record(event, fields, durable)
-        return self._seq
+        if self._rotation:
+            excess = [number for number in audit_files.numbers(self.path) if number > self.keep > 0]
+            if excess:
+                newest = Tail.at(audit_files.numbered(self.path, excess[0]))
+                self._rotation.update(removed_files=len(excess), removed_through=newest.seq)
+            self._write_record(ROTATED, self._rotation, durable)
+            self._rotation = {}
+            if excess and self._fd is not None:
+                os.fsync(self._fd)  # first the word that they are gone: files that are missed without it look stolen
+                for number in reversed(excess):
+                    os.unlink(audit_files.numbered(self.path, number))
 
     def _catch_up(self) -> None:
         """Open the log, or learn what others did to it since our last record."""
@@ -205,14 +269,17 @@ class AuditLog:
             self._close_log()
         fd = self._open_log() if self._fd is None else self._fd
         assert self._head_fd is not None
-        tail, head = _Tail.of(fd), parse_head(os.pread(self._head_fd, 256, 0))
+        tail, head = Tail.of(fd), parse_head(os.pread(self._head_fd, 256, 0))
+        self._size, self._separator = None, b"" if tail.newline else b"\n"
+        self._recovery, self._rotation, size = {}, {}, tail.end
+        if not tail.seq and (older := audit_files.numbers(self.path)):
+            tail = Tail.at(audit_files.numbered(self.path, older[0])).then(tail.torn)
+            self._rotation.update(previous_bytes=tail.end, previous_seq=tail.seq, previous_hash=tail.digest)
         if not self._key:
             if not tail.end and not os.path.lexists(self.key_path):
                 create_key(self.key_path)
             self._key = load_key(self.key_path)
         self._seq, self._prev = tail.seq, tail.digest
-        self._separator = b"" if tail.newline else b"\n"
-        self._recovery = {}
         if tail.torn is not None:
             self._recovery.update(torn_bytes=len(tail.torn), torn_sha256=hashlib.sha256(tail.torn).hexdigest())
         if head is None:
@@ -223,7 +290,7 @@ class AuditLog:
         elif head[0] > tail.seq:
             self._recovery.update(lost_from=tail.seq + 1, lost_through=head[0])
             self._seq, self._prev = head
-        self._size = tail.end
+        self._size = size
 
     def _open_log(self) -> int:
         created = make_folder(self.path.parent) or not os.path.lexists(self.path)
@@ -295,7 +362,7 @@ class AuditLog:
 
     def _write_head(self) -> None:
         assert self._head_fd is not None
-        os.pwrite(self._head_fd, b'{"seq":%18d,"hash":"%b"}\n' % (self._seq, self._prev.encode("ascii")), 0)
+        os.pwrite(self._head_fd, format_head(self._seq, self._prev), 0)
 
     def _hold_reserve(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -368,50 +435,3 @@ class AuditLog:
         return AuditUnavailable(
             f"The audit log {self.path} can't be written ({error.strerror or error}), so nothing may run. " + advice
         )
-
-
-@dataclass(frozen=True)
-class _Tail:
-    """How a log ends: its size, the last whole record, the bytes after that one (None where there are none)."""
-
-    end: int
-    seq: int = 0
-    digest: str = FIRST_PREV
-    torn: bytes | None = None
-    newline: bool = True
-
-    @classmethod
-    def of(cls, fd: int) -> _Tail:
-        end = os.fstat(fd).st_size
-        newline = not end or os.pread(fd, 1, end - 1) == b"\n"
-        seq, digest, rest = 0, FIRST_PREV, 0
-        for start, line in lines_backwards(fd, end):
-            if found := RECORD.search(line):
-                seq, digest, rest = int(found[1]), found[3].decode("ascii"), start + len(line) + 1
-                break
-        torn = os.pread(fd, end - rest, rest) if rest < end else None
-        return cls(end, seq, digest, torn[:-1] if torn and newline else torn, newline)
-
-
-def parse_head(raw: bytes) -> tuple[int, str] | None:
-    found = _HEAD.fullmatch(raw)
-    return (int(found[1]), found[2].decode("ascii")) if found else None
-
-
-def lines_backwards(fd: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Every line before `end` with its offset, the last one first."""
-    rest, position, step = b"", end, 8192
-    while position > 0:
-        size = min(step, position)
-        position -= size
-        block = os.pread(fd, size, position) + rest
-        lines = block.split(b"\n")
-        start = position + len(block) + 1
-        for line in reversed(lines[1:]):
-            start -= len(line) + 1
-            if start < end:
-                yield start, line
-        rest = lines[0]
-        step = max(min(step * 2, 1 << 20), len(rest))  # a line longer than a block would else be copied at every block
-    if end:
-        yield 0, rest

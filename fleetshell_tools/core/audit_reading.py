@@ -1,273 +1,179 @@
-"""Reading the audit log: `verify` finds what was changed after it was written, `read` and `follow` show records."""
+"""Reading the audit log over all of its files: `read` and `follow` show the records that somebody wants."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
-import hmac
+import itertools
 import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fleetshell_tools.core.audit import (
-    FIRST_PREV,
-    RECORD,
-    UNSIGNED_TAIL,
-    lines_backwards,
-    load_key,
-    parse_head,
-)
+from fleetshell_tools.core.audit_files import lines_backwards, numbered, numbers
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What `verify` found; `notes` are recoveries that the log itself records, with their lines."""
+class Wanted:
+    """Which records to show; None and False leave all.
 
-    ok: bool
-    records: int
-    first_bad_line: int | None = None
-    problem: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def verify(path: Path, key_path: Path, head_path: Path) -> Verification:
-    """Check the whole chain, up to the first line that is edited, dropped, reordered, torn or cut off.
-
-    Raises:
-        ConfigError: The key is missing, readable by others, or no key.
-        OSError: A file can't be read.
-    """
-    head, size = _snapshot(path, head_path)
-    if not size and (head is None or head[0] == 0):
-        return Verification(True, 0)
-    chain = _Chain(load_key(key_path), head)
-    if size:
-        with open(path, "rb") as log:
-            for line in log:
-                if found := chain.add(line[:-1] if line.endswith(b"\n") else line):
-                    return chain.result(found)
-                size -= len(line)
-                if size <= 0:  # what was appended since is newer than the head
-                    break
-    return chain.result(chain.end())
-
-
-def _snapshot(path: Path, head_path: Path) -> tuple[tuple[int, str] | None, int]:
-    """What the head file says, and the size of the log at that moment."""
-    # Looked at first: a writer makes the head before the log, so a head that is missing after a log was seen is really gone.
-    size = _size(path)
-    try:
-        with open(head_path, "rb") as file:
-            # Under the lock, so that a line that is being written is not taken for a torn one.
-            fcntl.flock(file, fcntl.LOCK_SH)
-            return parse_head(file.read(256)), _size(path)
-    except FileNotFoundError:
-        return None, size
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
-
-
-@dataclass
-class _Chain:
-    """The state of a check: what the next line must follow."""
-
-    key: bytes
-    head: tuple[int, str] | None
-    line: int = 0
-    records: int = 0
-    seq: int = 0
-    prev: str = FIRST_PREV
-    torn: list[bytes] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def result(self, found: tuple[int, str] | None) -> Verification:
-        line, problem = found or (None, "")
-        return Verification(not problem, self.records, line, problem, tuple(self.notes))
-
-    def add(self, line: bytes) -> tuple[int, str] | None:
-        """Check the next line; returns the number of a bad line and a sentence about it, or None."""
-        self.line += 1
-        found = RECORD.search(line)
-        if not found:
-            self.torn.append(line)
-            return None
-        seq, prev, digest = int(found[1]), found[2].decode("ascii"), found[3].decode("ascii")
-        signed = hmac.digest(self.key, line[:-UNSIGNED_TAIL], "sha256").hex()
-        authentic = hmac.compare_digest(signed, digest)
-        recovery = json.loads(line) if authentic and b'"event":"recovered"' in line else {}
-        if problem := self._check_torn(recovery):
-            return problem
-        if not authentic:
-            return self.line, f"Line {self.line} was edited: its hash does not fit its content."
-        if seq != self.seq + 1:
-            return self.line, (
-                f"Line {self.line} holds record {seq} where record {self.seq + 1} belongs: lines were dropped "
-                "or reordered, or an older part of the log was moved away."
-            )
-        if prev != self.prev:
-            return self.line, f"Line {self.line} does not follow the line before it: lines were dropped or reordered."
-        if self.head is not None and self.head[0] == seq and self.head[1] != digest:
-            return self.line, f"Line {self.line} holds another record {seq} than the head file names."
-        self.seq, self.prev, self.records = seq, digest, self.records + 1
-        if recovery.get("head_missing"):
-            self.notes.append(
-                f"Line {self.line}: the head file was missing, so a cut just before it can't be ruled out."
-            )
-        return None
-
-    def _check_torn(self, recovery: dict[str, Any]) -> tuple[int, str] | None:
-        described = recovery.get("torn_bytes"), recovery.get("torn_sha256")
-        if not self.torn:
-            if described == (None, None):
-                return None
-            return self.line, f"Line {self.line} describes a torn line before it, which was dropped."
-        raw, first = b"\n".join(self.torn), self.line - len(self.torn)
-        if described != (len(raw), hashlib.sha256(raw).hexdigest()):
-            return (
-                first,
-                f"Line {first} was edited: it is no whole record, and no recovery record after it describes it.",
-            )
-        self.notes.append(f"Line {first}: torn by a crash ({len(raw)} bytes), sealed by line {self.line}.")
-        self.torn.clear()
-        return None
-
-    def end(self) -> tuple[int, str] | None:
-        after = self.line + 1
-        if self.torn:
-            first = after - len(self.torn)
-            return (
-                first,
-                f"Line {first} is torn: it is no whole record. The next start of the relay seals what a crash tore.",
-            )
-        if self.head is None:
-            return (
-                after,
-                "The head file is missing or unreadable, so nothing shows whether the tail of the log was cut off.",
-            )
-        if self.head[0] > self.seq:
-            return after, (
-                f"The tail was cut off: the head file says that record {self.head[0]} is the last, but the log "
-                f"ends at record {self.seq}, before line {after}."
-            )
-        return None
-
-
-def read(
-    path: Path, *, last: int | None = None, server: str | None = None, failed: bool = False
-) -> Iterator[dict[str, Any]]:
-    """The newest `last` records (None: all), the oldest of them first; lines that are no records are left out.
-
-    Args:
-        server: Only this server's.
+    Attributes:
         failed: Only those whose `success` is false.
+        principal: Only of this one: a key's id, or a person's name.
+        since: Only from then on, in Unix seconds.
+    """
+
+    server: str | None = None
+    failed: bool = False
+    principal: str | None = None
+    event: str | None = None
+    since: float | None = None
+
+    def of(self, lines: Iterable[bytes]) -> Iterator[Record]:
+        """The wanted ones among these lines; those that are no records are left out."""
+        begin = "" if self.since is None else stamp(self.since)
+        exact = {"server_id": self.server, "event": self.event}
+        exact = {name: value for name, value in exact.items() if value is not None}
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # torn by a crash, or edited: `verify` is what names it
+            if not isinstance(record, dict) or (self.failed and record.get("success") is not False):
+                continue
+            if self.principal not in (None, record.get("principal"), record.get("name")):
+                continue
+            if (
+                all(record.get(name) == value for name, value in exact.items())
+                and str(record.get("timestamp") or "") >= begin
+            ):
+                yield record
+
+    def reaches(self, file: BinaryIO) -> bool:
+        """Whether a file's newest record is new enough, so that there may be wanted ones in it."""
+        lines = (line for _, line in lines_backwards(file.fileno(), os.fstat(file.fileno()).st_size))
+        newest = next(EVERYTHING.of(lines), {})
+        return self.since is None or not newest or str(newest.get("timestamp") or "") >= stamp(self.since)
+
+
+EVERYTHING = Wanted()
+
+
+def stamp(moment: float) -> str:
+    """A moment as records write it, so that text compares as time does."""
+    return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def read(path: Path, *, last: int | None = None, wanted: Wanted = EVERYTHING) -> Iterator[Record]:
+    """The newest `last` of the wanted records (None: all of them), the oldest of them first.
 
     Raises:
-        OSError: The log can't be read; a missing one is empty.
+        OSError: A file can't be read; a missing log is empty.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        if last is None:
-            yield from _wanted(file, server, failed)
+    with contextlib.ExitStack() as stack:
+        files = list(itertools.takewhile(wanted.reaches, [stack.enter_context(file) for file in _files(path)]))
+        if last is not None:
+            yield from _newest([(file, os.fstat(file.fileno()).st_size) for file in files], last, wanted)
         else:
-            yield from _newest(file, os.fstat(file.fileno()).st_size, last, server, failed)
+            for file in reversed(files):
+                yield from wanted.of(file)
 
 
 def follow(
-    path: Path,
-    *,
-    stop: threading.Event,
-    last: int = 0,
-    server: str | None = None,
-    failed: bool = False,
-    poll_seconds: float = 0.2,
-) -> Iterator[dict[str, Any]]:
+    path: Path, *, stop: threading.Event, last: int = 0, wanted: Wanted = EVERYTHING, poll_seconds: float = 0.2
+) -> Iterator[Record]:  # fmt: skip
     """The newest `last` records at the call, then each one appended since, until `stop` is set; none is left out between.
 
-    A log that is moved away is read to its end, then the new one from its beginning.
+    A log that is rotated, or moved away, is read to its end, then what came after it from its beginning.
     """
-    file, position = _opened(path), 0
-    if file is not None:
+    files = _files(path)
+    ends = []
+    for file in files:
         end = os.fstat(file.fileno()).st_size
         start, line = next(lines_backwards(file.fileno(), end), (0, b""))
-        position = start if start + len(line) == end else end  # a line without its newline is still to come
-    return _follow(file, position, path, stop, last, server, failed, poll_seconds)
+        ends.append(start if start + len(line) == end else end)  # a line without its newline is still to come
+    return _follow(files, ends, path, stop, last, wanted, poll_seconds)
 
 
 def _follow(
-    file: BinaryIO | None,
-    position: int,
-    path: Path,
-    stop: threading.Event,
-    last: int,
-    server: str | None,
-    failed: bool,
-    poll: float,
-) -> Iterator[dict[str, Any]]:
+    files: list[BinaryIO], ends: list[int], path: Path, stop: threading.Event, last: int, wanted: Wanted, poll: float
+) -> Iterator[Record]:
+    file, position = (files[0], ends[0]) if files else (None, 0)
     try:
-        if file is not None:
-            yield from _newest(file, position, last, server, failed)
+        yield from _newest(list(zip(files, ends, strict=True)), last, wanted)
+        for older in files[1:]:
+            older.close()
         while not stop.is_set():
-            successor = _successor(file, path)
+            newer = _newer(file, path)
             if file is not None:
                 if os.fstat(file.fileno()).st_size < position:
                     position = 0
                 file.seek(position)
                 whole = [line for line in file if line.endswith(b"\n")]
                 position += sum(map(len, whole))
-                yield from _wanted(whole, server, failed)
-            if successor is None:
+                yield from wanted.of(whole)
+            if not newer:
                 stop.wait(poll)
-            else:
-                if file is not None:
-                    file.close()
-                file, position = successor, 0
+                continue
+            if file is not None:
+                file.close()
+            file, position, files = newer[0], 0, newer
+            for another in newer[1:]:  # it is found again once the one before it was read
+                another.close()
     finally:
-        if file is not None:
-            file.close()
+        for opened in [*files, *([file] if file else [])]:
+            opened.close()
 
 
-def _opened(path: Path) -> BinaryIO | None:
-    try:
-        return open(path, "rb")
-    except FileNotFoundError:
-        return None
+def _files(path: Path) -> list[BinaryIO]:
+    """The files of the log, the newest first, each of them once, whatever is renamed meanwhile."""
+    files: list[BinaryIO] = []
+    seen = set()
+    # Rotation moves files to higher numbers: looking upwards, one is met twice at worst, and never missed.
+    for name in [path, *(numbered(path, number) for number in range(1, max(numbers(path), default=0) + 2))]:
+        with contextlib.suppress(FileNotFoundError):
+            file = open(name, "rb")  # noqa: SIM115
+            info = os.fstat(file.fileno())
+            if (info.st_dev, info.st_ino) in seen:
+                file.close()
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            files.append(file)
+    return files
 
 
-def _successor(file: BinaryIO | None, path: Path) -> BinaryIO | None:
-    """Another file than `file` that now stands at `path`."""
-    found = _opened(path)
-    if found is None or file is None or not os.path.samestat(os.fstat(found.fileno()), os.fstat(file.fileno())):
-        return found
-    found.close()
-    return None
+def _newer(file: BinaryIO | None, path: Path) -> list[BinaryIO]:
+    """What was begun after `file`, opened, the oldest first; where it is not among the log's files any more, the log alone."""
+    if file is not None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                return []
+    files = _files(path)
+    known = [
+        file is not None and os.path.samestat(os.fstat(other.fileno()), os.fstat(file.fileno())) for other in files
+    ]
+    # Without our file among them, which of them were read before can't be told: the log itself surely was not.
+    count = known.index(True) if True in known else len(files) if file is None else 0
+    found, rest = files[:count], files[count:]
+    for other in rest:
+        other.close()
+    if file is not None and True not in known:
+        with contextlib.suppress(FileNotFoundError):
+            found.append(open(path, "rb"))  # noqa: SIM115
+    return found[::-1]
 
 
-def _wanted(lines: Iterable[bytes], server: str | None, failed: bool) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # torn by a crash, or edited: `verify` is what names it
-        if not isinstance(record, dict) or (failed and record.get("success") is not False):
-            continue
-        if server is None or record.get("server_id") == server:
-            yield record
-
-
-def _newest(file: BinaryIO, end: int, last: int, server: str | None, failed: bool) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    if last > 0:
-        for record in _wanted((line for _, line in lines_backwards(file.fileno(), end)), server, failed):
+def _newest(files: list[tuple[BinaryIO, int]], last: int, wanted: Wanted) -> list[Record]:
+    """The newest `last` records, oldest first, of files that are given newest first, each with where to end."""
+    found: list[Record] = []
+    for file, end in files if last > 0 else ():
+        for record in wanted.of(line for _, line in lines_backwards(file.fileno(), end)):
             found.append(record)
             if len(found) == last:
-                break
+                return found[::-1]
     return found[::-1]

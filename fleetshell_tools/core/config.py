@@ -113,6 +113,15 @@ class Security:
         "Whether restart_service restarts what a server's file marks `critical: true`: allow, approval (the operator is asked) or never.",
         choices=("allow", "approval", "never"),
     )
+    audit_max_bytes: int = option(
+        67_108_864,
+        "The size at which the audit log is rotated, in bytes; 0: never.",
+        low=0,
+        high=1 << 40,
+    )
+    audit_keep: int = option(
+        10, "Rotated files of the audit log that are kept; the oldest goes first; 0: all are kept.", low=0, high=10_000
+    )
     allow_local: bool = option(False, "Allow servers with `connection: local`, which run commands on the relay itself.")
 
 

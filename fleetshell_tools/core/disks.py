@@ -215,7 +215,7 @@ def _row(
     return {
         "filesystem": source,
         "mount": point,
-        "type": mount.type if mount else None,
+        "type": clean(mount.type) if mount else None,
         "size_bytes": _kib(total),
         "used_bytes": _kib(used),
         "available_bytes": _kib(free),

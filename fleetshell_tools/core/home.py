@@ -13,7 +13,7 @@ from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import ConfigError
 
 FOLDERS = ("certs", "servers", "mcps", "prompts", "logs", "notes", "run")
-"""The folders that `init` creates, all 0700."""
+"""The folders that `init` creates, all 0700; `users` comes with the first person that is added."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Home:
         return self.path / "servers"
 
     @property
+    def users(self) -> Path:
+        return self.path / "users"
+
+    @property
     def prompts(self) -> Path:
         return self.path / "prompts"
 
@@ -59,6 +63,11 @@ class Home:
     @property
     def audit_key(self) -> Path:
         return self.path / "audit.key"
+
+    @property
+    def audit_signing_key(self) -> Path:
+        """The private half of the pair that signs the audit log's checkpoints; `.pub` beside it."""
+        return self.path / "audit-signing.key"
 
     @property
     def audit_head(self) -> Path:
@@ -117,7 +126,7 @@ class Home:
             raise ConfigError(
                 f"{self.path} can be changed by other users (mode {info.st_mode & 0o7777:04o}). Run `chmod 700 {self.path}`."
             )
-        for folder in FOLDERS:
+        for folder in (*FOLDERS, self.users.name):
             if os.path.lexists(self.path / folder):
                 storage.check_private(self.path / folder, folder=True)
 
@@ -125,6 +134,25 @@ class Home:
         """Remove what writers that were killed have left half-written; returns how many files that were."""
         ours = [self.path, *(self.path / name for name in FOLDERS if name != "mcps"), self.run / "facts"]
         return sum(map(storage.sweep, ours))
+
+    def check_files(self, config: Config) -> None:
+        """Refuse to start on a file that somebody else has planted, can change, or could read a secret from.
+
+        Files elsewhere that the configuration names are the operator's business, and those of servers, people, prompts and
+        notes are looked at one by one when they are read.
+
+        Raises:
+            ConfigError: With the command that mends it.
+        """
+        http = config.relay.http
+        named = [config.relay.private_key, config.relay.public_key, config.relay.log_file, config.relay.audit_log, http.cert_file, http.key_file]  # fmt: skip
+        secret = {self.file(config.relay.private_key), self.file(http.key_file), self.audit_key, self.audit_signing_key}
+        files = {self.known_hosts, self.audit_key, self.audit_signing_key, *map(self.file, named)}
+        for folder in (self.run, self.logs, self.path / "certs"):
+            if folder.is_dir():
+                files.update(path for path in folder.iterdir() if path.is_symlink() or path.is_file())
+        for path in sorted(path for path in files if self.path in path.parents and os.path.lexists(path)):
+            (storage.check_secret if path in secret else _check_file)(path)
 
     def config(self) -> Config:
         """The checked configuration.
@@ -138,6 +166,10 @@ class Home:
     def file(self, value: str) -> Path:
         """A path that the configuration names."""
         return configuration.expand(value, self.path)
+
+
+def _check_file(path: Path) -> None:
+    storage.check_private(path, folder=False)
 
 
 def _user(uid: int) -> str:

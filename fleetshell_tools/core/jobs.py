@@ -341,5 +341,5 @@ def _fields(job: Job) -> dict[str, Any]:
     where: dict[str, Any] = {"server_id": servers[0]} if len(servers) == 1 else {"servers": list(servers)}
     return {
         **where, "command": job.work.command, "tool": caller.tool, "principal": caller.principal.key_id,
-        "client": caller.client, "session": caller.session, "job_id": job.job_id,
+        "name": caller.principal.name, "client": caller.client, "session": caller.session, "job_id": job.job_id,
     }  # fmt: skip

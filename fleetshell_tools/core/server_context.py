@@ -10,7 +10,7 @@ from fleetshell_tools.core.errors import ConfigError
 from fleetshell_tools.core.notes import NoteStore
 from fleetshell_tools.core.scripts import Facts
 from fleetshell_tools.core.servers import SECTIONS, Inventory, Server
-from fleetshell_tools.core.text import one_line
+from fleetshell_tools.core.text import clean_all, one_line
 from fleetshell_tools.core.types import Fleet
 
 SHOWN_FACTS = ("host", "user", "os_id", "os_version", "os_name", "kernel", "release", "machine", "tools", "sudo_state")
@@ -30,25 +30,28 @@ def server_context(inventory: Inventory, fleet: Fleet, notes: NoteStore, server_
     server = inventory.get(server_id)
     state = fleet.connection_state(server)
     noted, notice = _noted(notes, server.id, budget)
-    return {
-        "id": server.id,
-        "hostname": server.hostname,
-        "tags": list(server.tags),
-        "context": {key: value for key, value in server.context.items() if key not in SECTIONS},
-        **{name: server.section(name) for name in SECTIONS},
-        "checks": list(named_checks(server)),
-        "ssh": {
-            "user": inventory.user(server),
-            "port": inventory.port(server),
-            "jump": inventory.jump_id(server),
-            "options": dict(server.ssh_options),
-        },
-        "host_keys": fleet.fingerprints(server),
-        "connection": {"state": state.state, "shell": state.shell or None, "last_error": state.last_error or None},
-        "learned": {"last_seen": last_seen(fleet, server), **_facts(fleet.facts(server))},
-        "unverified_notes": noted,
-        "notice": notice,
-    }
+    shown: dict[str, Any] = clean_all(
+        {
+            "id": server.id,
+            "hostname": server.hostname,
+            "tags": list(server.tags),
+            "context": {key: value for key, value in server.context.items() if key not in SECTIONS},
+            **{name: server.section(name) for name in SECTIONS},
+            "checks": list(named_checks(server)),
+            "ssh": {
+                "user": inventory.user(server),
+                "port": inventory.port(server),
+                "jump": inventory.jump_id(server),
+                "options": dict(server.ssh_options),
+            },
+            "host_keys": fleet.fingerprints(server),
+            "connection": {"state": state.state, "shell": state.shell or None, "last_error": state.last_error or None},
+            "learned": {"last_seen": last_seen(fleet, server), **_facts(fleet.facts(server))},
+            "unverified_notes": noted,
+            "notice": notice,
+        }
+    )
+    return shown
 
 
 def named_checks(server: Server) -> dict[str, str]:

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,6 @@ class Server:
     sudo: bool = option(
         False, "The tools that need root use `sudo -n` there; execute_command runs what it is given, without."
     )
-
     policy: str | None = option(
         None,
         "What may run there: all that the guard lets pass, only what is known to read, or only what `allowed_commands` lists.",
@@ -152,6 +151,11 @@ def parse(text: str, name: str, expected_id: str | None = None) -> Server:
             raise document.error(("context", name), f"context.{name} must be a map of keys and values.")
     if server.jump == server.id:
         raise document.error(("jump",), "a server can't be its own jump server.")
+    if server.allowed_commands and server.policy not in (None, "allow_list"):
+        raise document.error(
+            ("allowed_commands",),
+            f"allowed_commands means nothing with `policy: {server.policy}`; set `policy: allow_list`.",
+        )
     if server.connection == "local":
         for key in (
             "jump",
@@ -266,6 +270,14 @@ class Inventory:
         except FleetShellError as error:
             return _Entry(stamp, None, error.message)
 
+    def part(self, permits: Callable[[str, Sequence[str]], bool]) -> Inventory:
+        """The inventory without the servers that somebody may not use: to whoever has it, they do not exist.
+
+        Args:
+            permits: Says of an id and its tags whether the server is in it.
+        """
+        return _Part(self, permits)
+
     def all(self) -> list[Server]:
         """Every server whose file is good, by id."""
         return [entry.server for entry in self._refresh().values() if entry.server]
@@ -376,6 +388,26 @@ class Inventory:
             if wanted <= {tag.lower() for tag in server.tags}
             and (not environment or server.environment.lower() == environment.lower())
         ]
+
+
+class _Part(Inventory):
+    """Whatever it answers comes from the two methods that it replaces, so that no other can forget to leave something out."""
+
+    def __init__(self, whole: Inventory, permits: Callable[[str, Sequence[str]], bool]) -> None:
+        super().__init__(whole._folder, whole.defaults)
+        self._whole = whole
+        self._permits = permits
+
+    def _refresh(self) -> dict[str, _Entry]:
+        return {name: entry for name, entry in self._whole._refresh().items() if self._shows(name, entry)}
+
+    def _entry(self, server_id: str) -> _Entry | None:
+        entry = self._whole._entry(server_id)
+        return entry if entry and self._shows(server_id, entry) else None
+
+    def _shows(self, name: str, entry: _Entry) -> bool:
+        # Of a file that can't be read nobody knows the tags.
+        return self._permits(name, entry.server.tags if entry.server else ())
 
 
 def write(path: Path, server: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from fleetshell_tools.core.types import Captured
 
@@ -36,6 +37,17 @@ def clean(text: str) -> str:
         return text
     text = _INVISIBLE.sub("", _ESCAPES.sub("", text))
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def clean_all(value: Any) -> Any:
+    """A copy of plain data (maps, lists, texts) in which every text is clean, keys included."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean_all(key): clean_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_all(item) for item in value]
+    return value
 
 
 def one_line(text: str, limit: int = 200) -> str:

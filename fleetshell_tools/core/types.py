@@ -16,12 +16,27 @@ Progress = Callable[[float, "float | None", "str | None"], None]
 """Reports progress to the client: how far, of how much (or None), and a line for a person."""
 
 
+EVERY_SERVER = "*"
+
+
 @dataclass(frozen=True)
 class Principal:
-    """Who holds the API key of a request: `key_id` is a short digest that is safe to log."""
+    """Who holds the API key of a request: `key_id` is a short digest that is safe to log.
+
+    They may use `servers` (ids, or `*`) and those that have one of `tags`; `policy` is what holds there besides the server's.
+    """
 
     key_id: str
     name: str = "owner"
+    servers: tuple[str, ...] = (EVERY_SERVER,)
+    tags: tuple[str, ...] = ()
+    policy: str = "normal"
+
+    def may_use(self, server_id: str, tags: Sequence[str]) -> bool:
+        """Whether a server that has these tags is there for them."""
+        if EVERY_SERVER in self.servers or server_id in self.servers:
+            return True
+        return not {tag.lower() for tag in self.tags}.isdisjoint(tag.lower() for tag in tags)
 
 
 @dataclass(frozen=True)

@@ -399,7 +399,7 @@ class _Record:
         self._audit = audit
         self._fields: dict[str, Any] = {
             "server_id": server.id, "command": act.shown, "tool": caller.tool, "principal": caller.principal.key_id,
-            "client": caller.client, "session": caller.session,
+            "name": caller.principal.name, "client": caller.client, "session": caller.session,
         }  # fmt: skip
         if act.environment:
             self._fields["environment"] = sorted(act.environment)

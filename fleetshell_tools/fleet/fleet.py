@@ -33,7 +33,7 @@ from fleetshell_tools.core.types import (
     Snapshot,
     Verdict,
 )
-from fleetshell_tools.fleet import remote
+from fleetshell_tools.fleet import policies, remote
 from fleetshell_tools.fleet.approving import Approving
 from fleetshell_tools.fleet.collect import last_line
 from fleetshell_tools.fleet.connections import Connections, end_master
@@ -93,7 +93,7 @@ class SshFleet:
             self.connections,
             self.transport,
             self._started,
-            self._judge,
+            lambda caller, server, act: self._judge(caller, policies.as_it_is_now(self._inventory, server), act),
             self._shell_identity,
             lambda: self._config,
             self._approving.decide,
@@ -182,7 +182,7 @@ class SshFleet:
         keep: int | None = None,
         approval_id: str | None = None,
     ) -> Completed:
-        verdict = self._approving.decide(caller, [server], act, self._judge(server, act), approval_id)
+        verdict = self._approving.decide(caller, [server], act, self._judge(caller, server, act), approval_id)
         report = last_line(progress)
 
         def heard(data: bytes) -> None:
@@ -233,7 +233,7 @@ class SshFleet:
         facts = self.learned.of_connection(connection)
         act = Act(script.command(nonce, facts, sudo=server.sudo), script.stdin, label=script.label)
         judged = Act(script.judged, script.stdin)
-        verdict = self._judge(server, judged) if script.judged else ALLOWED
+        verdict = self._judge(caller, server, judged) if script.judged else ALLOWED
         verdict = self._approving.decide(
             caller,
             [server],
@@ -285,7 +285,7 @@ class SshFleet:
         admitted: list[Errand] = []
         heard = (lambda data: on_output()) if on_output else None
         verdicts = self._approving.decide_all(
-            caller, servers, act, [self._judge(server, act) for server in servers], approval_id
+            caller, servers, act, [self._judge(caller, server, act) for server in servers], approval_id
         )
         asked = next((verdict for verdict in verdicts if verdict.approval and not verdict.allowed), None)
         for server, verdict in zip(servers, verdicts, strict=True):
@@ -385,7 +385,7 @@ class SshFleet:
         road = Road(self._audit, self.connections, self._started, limits)
         return Errand(road, caller, server, act, timeout=timeout, cancelled=cancelled, on_output=on_output)
 
-    def _judge(self, server: Server, act: Act) -> Verdict:
+    def _judge(self, caller: Caller, server: Server, act: Act) -> Verdict:
         most = self._config.security.max_command_length
         if len(act.command) > most:
             raise BadArgument(
@@ -395,7 +395,8 @@ class SshFleet:
         act = replace(act, policy=self._inventory.policy(server), allowed=server.allowed_commands)
         if server.connection == "local":
             act = replace(act, login_user=getpass.getuser(), private=str(self._home.path.resolve()))
-        return self._guard.judge(act if act.login_user else replace(act, login_user=self._inventory.user(server)))
+        act = replace(act, login_user=act.login_user or self._inventory.user(server))
+        return policies.judge(self._guard, caller, act)
 
     def _record_first(self, server_id: str, keys: list[HostKey]) -> None:
         self._audit.record("host_key_pinned", durable=True, server_id=server_id, keys=[key.fingerprint for key in keys])

@@ -55,7 +55,7 @@ class ShellRoad:
     connections: Connections
     transport: MuxTransport
     started: Started
-    judge: Callable[[Server, Act], Verdict]
+    judge: Callable[[Caller, Server, Act], Verdict]
     identity: Callable[[Server], Identity]
     config: Callable[[], Config]
     decide: Callable[..., Verdict]
@@ -219,11 +219,11 @@ class Shells:
             Blocked: It may not be typed.
         """
         act = Act(command, working_directory=session.cwd or None)
-        verdict = self._road.judge(session.server, act)
+        verdict = self._road.judge(caller, session.server, act)
         now = f"cd -- {remote.quote_folder(session.cwd or '/')}\n{command}"
         before = session.definitions(self._road.config().security.max_command_length - len(now) - 1)
         if verdict.allowed and before:
-            verdict = self._road.judge(session.server, Act(f"{before}\n{now}"))
+            verdict = self._road.judge(caller, session.server, Act(f"{before}\n{now}"))
         # Typed into a program, the same text is something else than at the prompt.
         state = (before, session.running or "")
         verdict = self._road.decide(
@@ -426,6 +426,7 @@ def _who(caller: Caller) -> dict[str, Any]:
     return {
         "tool": caller.tool,
         "principal": caller.principal.key_id,
+        "name": caller.principal.name,
         "client": caller.client,
         "session": caller.session,
     }

@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from fleetshell_tools.core import config as configuration
 from fleetshell_tools.core import storage
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import AuthenticationFailed
+from fleetshell_tools.core.people import Person
 from fleetshell_tools.core.types import Caller, Grant, Principal
 from fleetshell_tools.relay.totp import STEP, matching_step
 
@@ -113,6 +114,18 @@ class _Key:
     def of(cls, key: str, until: float = math.inf) -> _Key:
         return cls(hashlib.sha256(key.encode()).digest(), Principal(key_id(key)), until)
 
+    @classmethod
+    def of_person(cls, person: Person) -> _Key:
+        return cls(bytes.fromhex(person.key_sha256), person.principal())
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """Against what the codes of a key are checked: a secret, and under whose name used and wrong ones are counted."""
+
+    state: str
+    secret: str
+
 
 class Authenticator:
     """API keys and TOTP grants of a relay; implements `core.types.Auth`. Grants live in memory: a restart locks again.
@@ -136,24 +149,47 @@ class Authenticator:
         self._clock = clock
         self._keys: list[_Key] = []
         self._mfa = config.mfa
+        self._people: tuple[Person, ...] = ()
+        self._codes: dict[str, _Codes] = {}
         self._grants: dict[tuple[str, str], tuple[float, int]] = {}
         self._expired: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self.configure(config)
 
-    def configure(self, config: Config) -> None:
-        """Take a new configuration; grants of a key that is no longer there end, and all with a new TOTP secret."""
+    def configure(self, config: Config, people: Sequence[Person] | None = None) -> None:
+        """Take a new configuration; grants of a key that is no longer there end, and those whose TOTP secret is a new one.
+
+        Args:
+            people: Everybody besides the owner; None where they are the same as before.
+        """
+        self._config = config
         keys = config.relay.http.auth
         found = [_Key.of(keys.api_key)] if keys.api_key else []
         if keys.previous_api_key:
             found.append(_Key.of(keys.previous_api_key, configuration.moment(keys.previous_until)))
-        same_secret = self._mfa.totp_secret == config.mfa.totp_secret
         # One person has both keys, so that a code is good once and wrong ones are counted once, whichever of them it came with.
-        self._person = key_id(keys.api_key)
+        self._owner = _Codes(key_id(keys.api_key), config.mfa.totp_secret)
+        codes = {key.principal.key_id: self._owner for key in found}
+        self._people = self._people if people is None else tuple(people)
+        found += [_Key.of_person(person) for person in self._people]
+        codes.update({person.key_id: _Codes(person.key_id, person.totp_secret) for person in self._people})
+        before, self._codes = self._codes, codes
         self._keys, self._mfa = found, config.mfa
         self.retire()
-        if not same_secret:
-            self.revoke()
+        others = {key for key in codes if key in before and before[key].secret != codes[key].secret}
+        if others:
+            self.revoke(others.__contains__)
+
+    def take_people(self, people: Sequence[Person]) -> set[str]:
+        """Take everybody besides the owner; returns the keys of those who are not there any more, or are others now.
+
+        Their grants have ended.
+        """
+        same = {person.key_id for person in set(self._people) & set(people)}
+        gone = {person.key_id for person in self._people} - same
+        self.configure(self._config, people)
+        self.revoke(gone.__contains__)
+        return gone
 
     def retire(self) -> bool:
         """Forget keys whose time is over, and the grants of keys that are not there; returns whether a key was forgotten."""
@@ -169,13 +205,14 @@ class Authenticator:
         """The keys that are valid now."""
         return {key.principal.key_id for key in self._keys}
 
-    def revoke(self) -> int:
-        """End every grant now; returns how many there were."""
+    def revoke(self, of: Callable[[str], bool] = lambda key: True) -> int:
+        """End every grant `of` those keys now; returns how many there were."""
         with self._lock:
             now = self._clock()
-            ended = [slot for slot, (expires, _) in self._grants.items() if now < expires]
+            chosen = {slot: expires for slot, (expires, _) in self._grants.items() if of(slot[0])}
+            ended = [slot for slot, expires in chosen.items() if now < expires]
             self._expired.update(dict.fromkeys(ended, now))
-            self._grants.clear()
+            self._grants = {slot: value for slot, value in self._grants.items() if slot not in chosen}
         return len(ended)
 
     def principal(self, authorization: str | None) -> Principal | None:
@@ -213,8 +250,14 @@ class Authenticator:
         if not self._mfa.enabled:
             return Grant(0, needed=False)
         slot = self._slot(caller.principal, session_id)
+        codes = self._codes.get(caller.principal.key_id)
+        if codes is None:  # the key has ended since the request came in
+            raise AuthenticationFailed("This API key is no longer valid. Ask the operator for a new one.")
         return self._use(
-            code, lambda step: self._grant(slot, step), lambda step, state, now: self._repeated(slot, step, state, now)
+            codes,
+            code,
+            lambda step: self._grant(slot, step),
+            lambda step, state, now: self._repeated(slot, step, state, now),
         )
 
     def confirm(self, code: str) -> None:
@@ -224,9 +267,15 @@ class Authenticator:
             AuthenticationFailed: Wrong, already used, or locked out; the sentence says which.
         """
         if self._mfa.enabled:
-            self._use(code, lambda step: Grant(0), lambda step, state, now: _used(state, now))
+            self._use(self._owner, code, lambda step: Grant(0), lambda step, state, now: _used(state, now))
 
-    def _use(self, code: str, fresh: Callable[[int], Grant], again: Callable[[int, _KeyState, float], Grant]) -> Grant:
+    def _use(
+        self,
+        codes: _Codes,
+        code: str,
+        fresh: Callable[[int], Grant],
+        again: Callable[[int, _KeyState, float], Grant],
+    ) -> Grant:
         """Check a code against replay and lock-out.
 
         Args:
@@ -244,7 +293,7 @@ class Authenticator:
         def check(state: _KeyState) -> None:
             if now < state.locked_until:
                 raise AuthenticationFailed(_locked_out(state.locked_until - now))
-            step = matching_step(self._mfa.totp_secret, code, now)
+            step = matching_step(codes.secret, code, now)
             if step is None:
                 self._count_failure(state, now)
             elif step > state.last_step:
@@ -255,7 +304,7 @@ class Authenticator:
                 grant = again(step, state, now)
                 outcome.append(lambda: grant)
 
-        self._state.change(self._person, check)
+        self._state.change(codes.state, check)
         if not outcome:
             raise AuthenticationFailed(
                 "This code is wrong. Ask the user for the code that the authenticator app shows now. Codes depend on the time: "

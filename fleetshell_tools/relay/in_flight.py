@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from fleetshell_tools.core.types import Cancellation
 from fleetshell_tools.relay.jsonrpc import RequestId
@@ -44,7 +45,8 @@ class InFlight:
         only.set(why)
         return True
 
-    def all(self) -> list[Cancellation]:
-        """Every request that is being worked on."""
+    def all(self, of: Callable[[str], bool] = lambda key: True) -> list[Cancellation]:
+        """Every request `of` those keys that is being worked on."""
         with self._lock:
-            return [cancellation for running in self._running.values() for cancellation in running]
+            chosen = [running for (key, _), running in self._running.items() if of(key)]
+            return [cancellation for running in chosen for cancellation in running]

@@ -7,7 +7,7 @@ thread or looks at a clock. `legacy` and `modern` answer for the two eras; this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fleetshell_tools.core.text import one_line
@@ -126,11 +126,12 @@ class Endpoint:
         self._legacy.resource_updated(uri)
         self._modern.listeners.updated(uri)
 
-    def cancel_all(self, why: str) -> None:
-        """Cancel every call of both eras."""
-        waiting = self._modern.in_flight.all()
+    def cancel_all(self, why: str, of: Callable[[str], bool] = lambda key: True) -> None:
+        """Cancel every call `of` those keys, in both eras; modern subscriptions end with it."""
+        waiting = self._modern.in_flight.all(of)
         for session in self._sessions.live():
-            waiting += list(session.in_flight.values())
+            if of(session.key_id):
+                waiting += list(session.in_flight.values())
         for cancellation in waiting:
             cancellation.set(why)
 

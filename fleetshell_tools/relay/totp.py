@@ -35,14 +35,14 @@ def matching_step(secret: str, code: str, now: float) -> int | None:
     return found
 
 
-def provisioning_uri(secret: str) -> str:
-    """The otpauth URI that authenticator apps scan.
+def provisioning_uri(secret: str, account: str = ACCOUNT) -> str:
+    """The otpauth URI that authenticator apps scan; they show the secret under the name `account`.
 
     Raises:
         ConfigError: The secret is not base32.
     """
     try:
-        return pyotp.TOTP(secret).provisioning_uri(name=ACCOUNT, issuer_name=ISSUER)
+        return pyotp.TOTP(secret).provisioning_uri(name=account, issuer_name=ISSUER)
     except ValueError:
         raise _bad_secret() from None
 

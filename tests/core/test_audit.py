@@ -8,24 +8,23 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.audit_place import ROOT, Mount, Place, fill, occupy, small_disks, writer
 
-from fleetshell_tools.core import audit, audit_reading
+from fleetshell_tools.core import audit, audit_verification
 from fleetshell_tools.core.audit import AuditLog, create_key
-from fleetshell_tools.core.audit_reading import Verification, follow, read, verify
+from fleetshell_tools.core.audit_reading import Wanted, follow, read
+from fleetshell_tools.core.audit_verification import Verification
 from fleetshell_tools.core.errors import AuditUnavailable, ConfigError
 
-ROOT = Path(__file__).parents[2]
 KEYS = [
     "timestamp",
     "event",
@@ -42,73 +41,11 @@ KEYS = [
 ]
 
 
-@dataclass(frozen=True)
-class Place:
-    """A home with an audit log in it."""
-
-    folder: Path
-    logs: list[AuditLog] = field(default_factory=list, compare=False)
-
-    @property
-    def path(self) -> Path:
-        return self.folder / "audit.log"
-
-    @property
-    def key(self) -> Path:
-        return self.folder / "audit.key"
-
-    @property
-    def head(self) -> Path:
-        return self.folder / "audit.head"
-
-    @property
-    def reserve(self) -> Path:
-        return self.folder / "audit.reserve"
-
-    def log(self, *, reserve: bool = False) -> AuditLog:
-        self.logs.append(AuditLog(self.path, self.key, self.head, self.reserve if reserve else None))
-        return self.logs[-1]
-
-    def close(self) -> None:
-        for log in self.logs:
-            log.close()
-
-    def verify(self) -> Verification:
-        return verify(self.path, self.key, self.head)
-
-    def lines(self) -> list[bytes]:
-        return self.path.read_bytes().splitlines(keepends=True)
-
-    def records(self) -> list[dict[str, object]]:
-        return list(read(self.path))
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path)
     yield place
     place.close()
-
-
-def fill(place: Place, count: int) -> None:
-    log = place.log()
-    for number in range(count):
-        log.record("command", server_id="web-1", command=f"echo {number}")
-    log.close()
-
-
-def writer(place: Place, body: str) -> list[str]:
-    """The argv of another process that has `log` and runs `body`."""
-    lines = [
-        "import sys, resource",
-        "from pathlib import Path",
-        "from fleetshell_tools.core.audit import AuditLog",
-        "from fleetshell_tools.core.errors import AuditUnavailable",
-        "home = Path(sys.argv[1])",
-        "log = AuditLog(home / 'audit.log', home / 'audit.key', home / 'audit.head')",
-        body,
-    ]
-    return [sys.executable, "-c", "\n".join(lines), str(place.folder)]
 
 
 def test_a_log_that_nobody_touched_verifies(place: Place) -> None:
@@ -261,7 +198,7 @@ def test_a_vanished_log_is_continued_by_a_record_that_says_so(place: Place) -> N
 def test_a_log_that_was_moved_away_verifies_when_it_is_put_back_in_front(place: Place) -> None:
     log = place.log()
     log.record("command")
-    old = place.folder / "audit.log.1"
+    old = place.folder / "audit.old"
     os.rename(place.path, old)
     log.record("command")
     place.path.write_bytes(old.read_bytes() + place.path.read_bytes())
@@ -491,44 +428,10 @@ print(log.record('command') - seq)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-Mount = Callable[[int], Place]
-
-
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-
-    def run(kibibytes: int) -> Place:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k,mode=700", "tmpfs", str(folder)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-        mounted.append(Place(folder))
-        return mounted[-1]
-
-    mounted: list[Place] = []
-    yield run
-    for place in mounted:
-        place.close()
-        subprocess.run(["umount", str(place.folder)], check=True)
-
-
-def occupy(path: Path, leave: int = 0) -> None:
-    """Fill the file system of `path`, but for `leave` bytes."""
-    with path.open("wb", buffering=0) as file:
-        while True:
-            try:
-                file.write(b"\0" * 4096)
-            except OSError:
-                break
-        file.truncate(max(file.tell() - leave, 0))
+    with small_disks(tmp_path / "small") as mount:
+        yield mount
 
 
 def test_a_full_disk_refuses_every_record_and_recovers_when_there_is_space(mount: Mount) -> None:
@@ -632,9 +535,12 @@ def test_reading_gives_the_newest_records_oldest_first_and_filters(place: Place)
     with place.path.open("ab") as file:
         file.write(b'{"torn')
     assert [record["number"] for record in read(place.path, last=3)] == [297, 298, 299]
-    assert [record["number"] for record in read(place.path, last=2, server="web-0")] == [294, 297]
-    assert [record["number"] for record in read(place.path, last=2, server="web-0", failed=True)] == [240, 270]
-    assert [record["number"] for record in read(place.path, failed=True)] == list(range(0, 300, 10))
+    assert [record["number"] for record in read(place.path, last=2, wanted=Wanted(server="web-0"))] == [294, 297]
+    assert [record["number"] for record in read(place.path, last=2, wanted=Wanted(server="web-0", failed=True))] == [
+        240,
+        270,
+    ]
+    assert [record["number"] for record in read(place.path, wanted=Wanted(failed=True))] == list(range(0, 300, 10))
     assert len(list(read(place.path, last=1000))) == 300 and not list(read(place.path, last=0))
 
 
@@ -666,7 +572,7 @@ def test_following_misses_nothing_while_records_come_and_the_log_is_moved(place:
     seen = [next(records)["seq"] for _ in range(3)]
     assert seen == [4, 5, 6]
     log.record("command", number=7)
-    os.rename(place.path, place.folder / "audit.log.1")
+    os.rename(place.path, place.folder / "audit.old")
     log.record("command", number=8)
     assert [(record["event"], record["seq"]) for record in (next(records), next(records), next(records))] == [
         ("command", 7),
@@ -679,7 +585,7 @@ def test_following_misses_nothing_while_records_come_and_the_log_is_moved(place:
 
 def test_following_waits_for_a_log_that_is_not_there_yet(place: Place) -> None:
     stop = threading.Event()
-    records = follow(place.path, stop=stop, poll_seconds=0.005, server="web-1")
+    records = follow(place.path, stop=stop, poll_seconds=0.005, wanted=Wanted(server="web-1"))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(next, records)
         fill(place, 1)
@@ -709,13 +615,13 @@ def test_a_log_that_begins_during_a_verification_is_not_taken_for_one_without_it
     looked: list[Path] = []
 
     def slow_open(path: Path, mode: str) -> IO[bytes]:
-        if not looked:
+        if not looked and path == place.head:
             looked.append(path)
             fill(place, 3)
             raise FileNotFoundError(path)
         return path.open(mode)
 
-    monkeypatch.setattr(audit_reading, "open", slow_open, raising=False)
+    monkeypatch.setattr(audit_verification, "open", slow_open, raising=False)
     assert place.verify().ok and looked == [place.head]
 
 

@@ -145,7 +145,7 @@ def test_a_jobs_start_and_its_end_are_recorded_and_a_kept_result_is_not(bench: B
     bench.jobs.end(job, [host(b"", None, error="It was cancelled.")])
     bench.jobs.keep(work(), 0, [host(b"x")])
     fields = {
-        "server_id": "web", "command": "make", "tool": "execute_command", "principal": "ann", "client": "client 1",
+        "server_id": "web", "command": "make", "tool": "execute_command", "principal": "ann", "name": "owner", "client": "client 1",
         "session": "digest", "job_id": job.job_id,
     }  # fmt: skip
     ended = {"success": False, "duration_ms": 2000, "exit_code": None, "reason": "cancelled by cancel_job"}

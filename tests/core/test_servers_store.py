@@ -632,3 +632,24 @@ def test_five_hundred_servers_are_read_and_the_second_time_from_memory(
     assert len(inventory.all()) == 500
     assert len(inventory.matching(["a"], None)) == 500
     assert reads == 500
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("policy: readonly", 'allowed: normal, read_only, allow_list. Did you mean "read_only"?'),
+        ("allowed_commands: [uptime]", "set `policy: allow_list`"),
+        ("policy: read_only\nallowed_commands: [uptime]", "set `policy: allow_list`"),
+        ("policy: allow_list\nallowed_commands: uptime", "must be a list"),
+    ],
+)
+def test_an_impossible_policy_disables_the_server_and_says_what_is_allowed(line: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        servers.parse(f"id: web\nhostname: a\n{line}\n", "web.conf")
+    assert says in caught.value.message
+
+
+def test_a_policy_is_normal_where_the_file_names_none() -> None:
+    assert servers.parse("id: web\nhostname: a\n", "web.conf").policy == "normal"
+    listed = servers.parse("id: web\nhostname: a\npolicy: allow_list\nallowed_commands: [uptime, df -h]\n", "web.conf")
+    assert (listed.policy, listed.allowed_commands) == ("allow_list", ("uptime", "df -h"))

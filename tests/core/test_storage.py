@@ -166,6 +166,30 @@ def test_a_reader_sees_the_old_or_the_new_file_while_it_is_replaced(tmp_path: Pa
     assert seen <= {"a" * 50_000, "b" * 50_000}
 
 
+def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    code = """
+import itertools, pathlib, sys
+from fleetshell_tools.core import storage
+path = pathlib.Path(sys.argv[1])
+for number in itertools.count():
+    storage.write_atomic(path, f"{number} " * 20_000)
+    print(number, flush=True)
+"""
+    for turn in range(12):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert writer.stdout
+        with writer.stdout:
+            for _ in range(turn + 1):  # it goes on writing while it is killed
+                assert writer.stdout.readline()
+        writer.kill()
+        writer.wait()
+        words = path.read_text().split()
+        assert len(words) == 20_000 and len(set(words)) == 1, "half of one file and half of another"
+
+
 def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:
     code = "import os, sys, pathlib; from fleetshell_tools.core import storage; os.umask(0); print(storage.make_folder(pathlib.Path(sys.argv[1])))"
     done = python(code, tmp_path / "a" / "b" / "c")

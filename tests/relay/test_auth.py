@@ -12,6 +12,7 @@ import pytest
 
 from fleetshell_tools.core.config import Config, Http, HttpAuth, Mfa, Relay, moment
 from fleetshell_tools.core.errors import AuthenticationFailed
+from fleetshell_tools.core.people import Person, digest
 from fleetshell_tools.core.types import Caller, Grant, Principal
 from fleetshell_tools.relay.auth import FAILURES, Authenticator, AuthState, key_id
 from fleetshell_tools.relay.totp import matching_step
@@ -322,3 +323,74 @@ def test_revoked_grants_have_ended_and_a_new_secret_revokes_all(desk: Desk) -> N
     assert desk.why_locked() == ""
     desk.auth.configure(Config(relay=Relay(http=Http(auth=HttpAuth(KEY))), mfa=Mfa(totp_secret=SECRET[::-1])))
     assert desk.why_locked() == "session_expired"
+
+
+# Several people
+
+HERS = "the-key-of-anna-is-long-enough"
+HER_SECRET = "KRSXG5CTMVRXEZLUKRSXG5CTMVRXEZLU"
+
+
+def anna(**more: object) -> Person:
+    return Person("anna", digest(HERS), HER_SECRET, **more)  # type: ignore[arg-type]
+
+
+def test_each_persons_key_is_recognised_and_their_codes_are_their_own(desk: Desk) -> None:
+    desk.auth.take_people([anna(servers=("web-1",), policy="read_only")])
+    hers = desk.auth.principal(f"Bearer {HERS}")
+    assert hers and (hers.name, hers.servers, hers.policy) == ("anna", ("web-1",), "read_only")
+    assert desk.auth.principal(f"Bearer {KEY}") == desk.principal and desk.principal.name == "owner"
+    with pytest.raises(AuthenticationFailed, match="wrong"):
+        desk.auth.authenticate(Caller(hers), "s1", desk.code())
+    code = pyotp.TOTP(HER_SECRET).generate_otp(int(desk.now) // 30)
+    with pytest.raises(AuthenticationFailed, match="wrong"):
+        desk.enter(code)
+    assert desk.auth.authenticate(Caller(hers), "s1", code).expires_in == 3600
+    assert desk.auth.locked(hers, "s1") == "" and desk.why_locked() == "totp_required"
+    with pytest.raises(AuthenticationFailed, match="wrong"):
+        desk.auth.confirm(code)  # what the owner alone approves
+
+
+def test_a_persons_wrong_codes_lock_nobody_else_out(desk: Desk) -> None:
+    desk.auth.take_people([anna()])
+    hers = anna().principal()
+    for _ in range(FAILURES):
+        with pytest.raises(AuthenticationFailed, match="wrong"):
+            desk.auth.authenticate(Caller(hers), "s1", wrong(desk))
+    with pytest.raises(AuthenticationFailed, match="Too many wrong codes"):
+        desk.auth.authenticate(Caller(hers), "s1", pyotp.TOTP(HER_SECRET).generate_otp(int(desk.now) // 30))
+    assert desk.enter(desk.code())
+
+
+def test_who_is_gone_or_another_one_now_is_named_and_has_no_grant_left(desk: Desk) -> None:
+    code = pyotp.TOTP(HER_SECRET).generate_otp(int(desk.now) // 30)
+    assert desk.auth.take_people([anna()]) == set()
+    desk.auth.authenticate(Caller(anna().principal()), "s1", code)
+    desk.enter(desk.code())
+    assert desk.auth.take_people([anna()]) == set() and desk.auth.grants() == 2
+    assert desk.auth.take_people([anna(servers=("web-1",))]) == {anna().key_id}
+    assert desk.auth.grants() == 1 and desk.auth.locked(anna().principal(), "s1") != ""
+    assert desk.auth.take_people([]) == {anna().key_id}
+    assert desk.auth.principal(f"Bearer {HERS}") is None
+    with pytest.raises(AuthenticationFailed, match="no longer valid"):
+        desk.auth.authenticate(Caller(anna().principal()), "s1", code)
+    assert desk.why_locked() == ""
+
+
+def test_a_new_configuration_leaves_people_as_they_are(desk: Desk) -> None:
+    desk.auth.take_people([anna()])
+    code = pyotp.TOTP(HER_SECRET).generate_otp(int(desk.now) // 30)
+    desk.auth.authenticate(Caller(anna().principal()), "s1", code)
+    desk.auth.configure(config(key="another-key-of-enough-length"))
+    assert desk.auth.locked(anna().principal(), "s1") == "" and desk.auth.key_ids() >= {anna().key_id}
+
+
+def test_the_lock_out_doubles_up_to_a_day(desk: Desk) -> None:
+    for hours in (0.25, 0.5, 1, 2, 4, 8, 16, 24, 24):
+        for _ in range(FAILURES):
+            with pytest.raises(AuthenticationFailed, match="This code is wrong"):
+                desk.enter(wrong(desk))
+        desk.now += hours * 3600 - 1
+        with pytest.raises(AuthenticationFailed, match="Too many wrong codes"):
+            desk.enter(desk.code())
+        desk.now += 1

@@ -87,7 +87,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def connected(relay: RelayProcess, *, initialize: bool = True, timeout: float = 30) -> Iterator[Client]:
+def connected(relay: RelayProcess, *, key: str = "", initialize: bool = True, timeout: float = 30) -> Iterator[Client]:
     """A client of a running relay, over TLS where the relay has it."""
     connection: http.client.HTTPConnection
     if relay.scheme == "https":
@@ -95,7 +95,7 @@ def connected(relay: RelayProcess, *, initialize: bool = True, timeout: float = 
         connection = http.client.HTTPSConnection("127.0.0.1", relay.port, context=context, timeout=timeout)
     else:
         connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=timeout)
-    client = Client(connection, relay.home.api_key)
+    client = Client(connection, key or relay.home.api_key)
     try:
         if initialize:
             client.initialize()
