@@ -7,6 +7,7 @@ help:
 	@echo "make test              everything that must pass: lint, types, tests (make test ARGS='tests/core -x')"
 	@echo "make lint              lint and types alone"
 	@echo "make conformance       the official MCP conformance suites, the Inspector and real clients; needs npm"
+	@echo "make docs              write docs/commands.md, the man page and the completions from the commands' declarations"
 	@echo "make bench             measure speed"
 	@echo "make clean             remove what these made, .venv too"
 
@@ -32,6 +33,10 @@ conformance:
 	@$(BIN)/python tests/conformance/programs.py
 	@$(BIN)/python -m pytest tests/conformance tests/clients $(ARGS)
 
+docs:
+	@.ci/setup run
+	@$(BIN)/python tests/support/reference.py
+
 bench:
 	@.ci/setup dev
 	@$(BIN)/python tests/bench/__main__.py $(ARGS)
@@ -40,4 +45,4 @@ clean:
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo test lint conformance bench clean
+.PHONY: help demo test lint conformance docs bench clean

@@ -9,14 +9,15 @@ import os
 import pwd
 import secrets
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fleetshell_tools import catalog, offer
+from fleetshell_tools.core import read_only
+from fleetshell_tools.core.activity import Activity
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.context import Context, no_progress
@@ -34,7 +35,7 @@ from fleetshell_tools.fleet.check import Step, changed_keys, check
 from fleetshell_tools.fleet.facts import Learned
 from fleetshell_tools.fleet.fleet import SshFleet, make_guard, private_folder
 from fleetshell_tools.fleet.hostkeys import HostKeys
-from fleetshell_tools.relay import auth, tls
+from fleetshell_tools.relay import auth, tls, x509
 from fleetshell_tools.relay.auth import Authenticator, AuthState
 from fleetshell_tools.relay.carriers import ARGUMENT
 from fleetshell_tools.relay.exchange import Call, Conversation, Outcome, Result, ToolResult
@@ -70,23 +71,28 @@ class App:
 
     Args:
         folder: Where SSH control sockets go.
+        reads_only: Refuse what can change anything, for as long as this lives.
     """
 
     instructions = INSTRUCTIONS
 
-    def __init__(self, home: Home, config: Config, folder: Path) -> None:
+    def __init__(self, home: Home, config: Config, folder: Path, *, reads_only: bool = False) -> None:
         self.home = home
         self.config = config
+        self.reads_only = reads_only
         self.inventory = Inventory(home.servers, config.defaults)
         self.audit = open_audit(home, config)
-        self.fleet = SshFleet(home, folder, config, self.inventory, self.audit)
+        self.activity = Activity()
+        self.audit.observer = self.activity.note
+        self.fleet = SshFleet(home, folder, config, self.inventory, self.audit, reads_only=reads_only)
         self.auth = Authenticator(config, AuthState(home.auth_state))
         self.prompts = PromptStore(home.prompts)
         self.notes = NoteStore(home.notes)
         self.jobs = Jobs(lambda: self.config.jobs, self.audit.record)
         self.calls = 0
         self._tools = {tool.name: tool for tool in catalog.TOOLS}
-        self._tool_list, self._modern_tool_list = tool_list(modern=False), tool_list(modern=True)
+        offered = [tool for tool in catalog.TOOLS if read_only.permits(tool) or not reads_only]
+        self._tool_list, self._modern_tool_list = tool_list(offered, modern=False), tool_list(offered, modern=True)
 
     def close(self) -> None:
         """End every connection and the audit log."""
@@ -146,6 +152,8 @@ class App:
             if not tool.needs_grant:
                 return self._authenticate(tool, principal, call, conversation)
             place = self._unlocked(principal, call)
+            if self.reads_only and not read_only.permits(tool):
+                raise read_only.refused(tool)
             output = tool.function(
                 self._context(principal, call, conversation, place, tool.name), **tool.arguments(call.arguments)
             )
@@ -273,9 +281,9 @@ def _encoded(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def tool_list(*, modern: bool) -> bytes:
+def tool_list(tools: Iterable[Tool] = catalog.TOOLS, *, modern: bool) -> bytes:
     """The built-in tools as `tools/list` sends them."""
-    definitions = [tool.definition() for tool in catalog.TOOLS]
+    definitions = [tool.definition() for tool in tools]
     return _encoded([_with_handle(definition) for definition in definitions] if modern else definitions)
 
 
@@ -347,6 +355,11 @@ def public_line(home: Home, config: Config) -> str:
     return keys.public_line(home.file(config.relay.private_key))
 
 
+def line_of(private: Path) -> str:
+    """The line for `authorized_keys` of a private key."""
+    return keys.public_line(private)
+
+
 def forget_server(home: Home, server_id: str) -> None:
     """Remove a server's pins, what was learned of it, and its notes."""
     HostKeys(home, home.run).forget(server_id)
@@ -359,12 +372,12 @@ def create_relay_key(private: Path) -> None:
     keys.create(private)
 
 
-def create_certificate(cert: Path, key: Path, hostnames: list[str]) -> tls.Certificate:
+def create_certificate(cert: Path, key: Path, hostnames: list[str]) -> x509.Facts:
     """Make a self-signed certificate for these names and this machine's own."""
     return tls.create(cert, key, hostnames)
 
 
-def read_certificate(cert: Path, key: Path | None = None) -> tls.Certificate:
+def read_certificate(cert: Path, key: Path | None = None) -> x509.Facts:
     """What a certificate says; with `key`, having checked that the two can be served together.
 
     Raises:
@@ -378,11 +391,7 @@ def read_certificate(cert: Path, key: Path | None = None) -> tls.Certificate:
 
 def is_self_signed(cert: Path) -> bool:
     """Whether a certificate that `read_certificate` accepts is its own issuer, so that clients need a copy of it."""
-    command = ["openssl", "x509", "-noout", "-subject_hash", "-issuer_hash", "-in", str(cert)]
-    subject, issuer = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True
-    ).stdout.split()
-    return subject == issuer
+    return tls.read(cert).self_signed
 
 
 TOTP_ACCOUNT = auth.ACCOUNT

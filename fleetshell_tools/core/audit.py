@@ -17,7 +17,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -89,10 +89,14 @@ class AuditLog:
         head_path: Holds (seq, hash) of the last record, and is the lock between processes.
         reserve_path: A file of 1 MiB on the log's file system, given up when it is full, so that outcomes of what
             already runs can still be written; None for none.
+
+    Attributes:
+        observer: Hears of every record once it is written: its event, its `seq` and the caller's fields.
     """
 
     def __init__(self, path: Path, key_path: Path, head_path: Path, reserve_path: Path | None = None) -> None:
         self.path, self.key_path, self.head_path, self.reserve_path = path, key_path, head_path, reserve_path
+        self.observer: Callable[[str, int, dict[str, Any]], None] | None = None
         self._lock = threading.Lock()
         self._key = b""
         self._fd: int | None = None
@@ -136,6 +140,8 @@ class AuditLog:
             raise self._unavailable(error) from error
         except ConfigError as error:
             raise AuditUnavailable(error.message) from error
+        if self.observer is not None:
+            self.observer(event, seq, fields)
         return seq
 
     def sync(self) -> None:

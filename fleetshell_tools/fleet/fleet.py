@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fleetshell_tools.core import storage
 from fleetshell_tools.core.audit import AuditLog
@@ -56,14 +57,28 @@ RECOVERY_SECONDS = 30.0
 """How long ending what was left on one host may take, connecting included."""
 
 
+_READ_ONLY: dict[str, Any] = {"policy": "read_only"}
+
+
 class SshFleet:
     """Guard, audit, connection, run, and what is left ended: see `core.types.Fleet`.
 
     Args:
         folder: Where control sockets go: `run/` for the relay, a folder of its own for a CLI command.
+        reads_only: Every act is judged as on a server whose policy is `read_only`.
     """
 
-    def __init__(self, home: Home, folder: Path, config: Config, inventory: Inventory, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        home: Home,
+        folder: Path,
+        config: Config,
+        inventory: Inventory,
+        audit: AuditLog,
+        *,
+        reads_only: bool = False,
+    ) -> None:
+        self._reads_only = reads_only
         self._home = home
         self._config = config
         self._inventory = inventory
@@ -365,6 +380,15 @@ class SshFleet:
                 f"The command has {len(act.command):,} characters; at most {most:,} are allowed (security.max_command_length). "
                 f"Put long scripts into `stdin` of `sh`, or split the work."
             )
+        if self._reads_only:
+            if "policy" not in Act.__dataclass_fields__:
+                return Verdict(
+                    False,
+                    "policy",
+                    "read-only",
+                    "This relay only reads (--read-only), and its guard can't tell what a command does.",
+                )
+            act = replace(act, **_READ_ONLY)
         if server.connection == "local":
             act = replace(act, login_user=getpass.getuser(), private=str(self._home.path.resolve()))
         return self._guard.judge(act if act.login_user else replace(act, login_user=self._inventory.user(server)))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleetshell_tools.core.text import one_line
+from fleetshell_tools.core.types import Cancellation
 from fleetshell_tools.relay import eras, jsonrpc
 from fleetshell_tools.relay.eras import Era
 from fleetshell_tools.relay.exchange import (
@@ -126,13 +127,20 @@ class Endpoint:
         self._legacy.resource_updated(uri)
         self._modern.listeners.updated(uri)
 
+    def running(self) -> int:
+        """How many calls of both eras are being worked on."""
+        return len(self._calls())
+
     def cancel_all(self, why: str) -> None:
         """Cancel every call of both eras."""
-        waiting = self._modern.in_flight.all()
-        for session in self._sessions.live():
-            waiting += list(session.in_flight.values())
-        for cancellation in waiting:
+        for cancellation in self._calls():
             cancellation.set(why)
+
+    def _calls(self) -> list[Cancellation]:
+        calls = self._modern.in_flight.all()
+        for session in self._sessions.live():
+            calls += list(session.in_flight.values())
+        return calls
 
     def stop(self) -> None:
         """End every subscription with the result that tells its client that this is on purpose; calls go on."""

@@ -93,12 +93,16 @@ class RelayProcess:
 
     Args:
         shared: It outlives single tests.
+        program: What starts it, in place of this tree's program on that home.
     """
 
-    def __init__(self, home: RelayHome, *arguments: str, shared: bool = False) -> None:
+    def __init__(
+        self, home: RelayHome, *arguments: str, shared: bool = False, program: list[str] | None = None
+    ) -> None:
         self.home = home
         self.log = home.path / "serve.log"
-        command = [*PROGRAM, "--home", str(home.path), "serve", "--host", "127.0.0.1", *arguments]
+        program = program or [*PROGRAM, "--home", str(home.path)]
+        command = [*program, "serve", "--host", "127.0.0.1", *arguments]
         if "--port" not in arguments:
             command += ["--port", "0"]
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
