@@ -8,7 +8,7 @@ help:
 	@echo "make lint              lint and types alone"
 	@echo "make conformance       the official MCP conformance suites, the Inspector and real clients; needs npm"
 	@echo "make soak              load, faults and bad input for about an hour (FLEETSHELL_SOAK_SECONDS=60 and the like: less)"
-	@echo "make docs              write the pages of docs/ that are made from the code, and the demo's picture"
+	@echo "make docs              write what is made from the code: pages of docs/, man page, completions, the demo's picture"
 	@echo "make bench             measure speed"
 	@echo "make clean             remove what these made, .venv too"
 
@@ -42,6 +42,7 @@ soak:
 docs:
 	@.ci/setup dev
 	@$(BIN)/python tests/support/docs.py
+	@$(BIN)/python tests/support/reference.py
 	@$(BIN)/python tests/support/demo_svg.py
 
 bench:

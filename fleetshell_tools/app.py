@@ -10,14 +10,16 @@ import os
 import pwd
 import secrets
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fleetshell_tools import catalog, external, offer
+from fleetshell_tools.core import read_only
+from fleetshell_tools.core.activity import Activity
 from fleetshell_tools.core.approval_store import ApprovalStore
 from fleetshell_tools.core.audit import AuditLog
 from fleetshell_tools.core.audit_checkpoints import Checkpoints
@@ -48,7 +50,7 @@ from fleetshell_tools.fleet.check import Step, changed_keys, check
 from fleetshell_tools.fleet.facts import Learned
 from fleetshell_tools.fleet.fleet import SshFleet, make_guard, private_folder
 from fleetshell_tools.fleet.hostkeys import HostKeys
-from fleetshell_tools.relay import auth, tls
+from fleetshell_tools.relay import auth, tls, x509
 from fleetshell_tools.relay.auth import Authenticator, AuthState
 from fleetshell_tools.relay.carriers import ARGUMENT
 from fleetshell_tools.relay.exchange import Call, Conversation, Outcome, Result, ToolResult
@@ -100,18 +102,22 @@ class App:
 
     Args:
         folder: Where SSH control sockets go.
+        reads_only: Refuse what can change anything, for as long as this lives.
     """
 
     instructions = INSTRUCTIONS
 
-    def __init__(self, home: Home, config: Config, folder: Path) -> None:
+    def __init__(self, home: Home, config: Config, folder: Path, *, reads_only: bool = False) -> None:
         self.home = home
         self.config = config
+        self.reads_only = reads_only
         self.inventory = Inventory(home.servers, config.defaults)
         self.audit = open_audit(home, config)
         self.checkpoints = Checkpoints(self.audit, home.audit_signing_key)
         self.approvals = ApprovalStore(auth.boottime)
-        self.fleet = SshFleet(home, folder, config, self.inventory, self.audit, self.approvals)
+        self.activity = Activity()
+        self.audit.observer = self.activity.note
+        self.fleet = SshFleet(home, folder, config, self.inventory, self.audit, self.approvals, reads_only=reads_only)
         self.auth = Authenticator(config, AuthState(home.auth_state))
         self.people = People(home.users)
         self.prompts = PromptStore(home.prompts)
@@ -124,7 +130,8 @@ class App:
         self.parked = Parked(ASK_SECONDS)
         self.calls = 0
         self._tools = {tool.name: tool for tool in catalog.TOOLS}
-        self._listed = _Listed(self.upstreams.tool_definitions())
+        self._offered = [tool for tool in catalog.TOOLS if read_only.permits(tool) or not reads_only]
+        self._listed = self._listing_with(self.upstreams.tool_definitions())
 
     def close(self) -> None:
         """End every connection, the external MCP servers, and the audit log, which is signed as it stands then."""
@@ -163,13 +170,20 @@ class App:
         if method == "tools/list":
             others = self.upstreams.tool_definitions()
             if others is not self._listed.external:
-                self._listed = _Listed(others)
+                self._listed = self._listing_with(others)
             return self._listed.modern if modern else self._listed.legacy
         entries = offer.listing(method, self.prompts, self.inventory, locked=self._keeps_ids)
         if method == "prompts/list" and entries is not None:
             own = self.prompts.names()
             entries += [prompt for prompt in self.upstreams.prompts() if prompt["name"] not in own]
         return None if entries is None else _encoded(entries)
+
+    def _listing_with(self, others: list[dict[str, Any]]) -> _Listed:
+        # What an external tool does nobody here knows, so a relay that only reads has none.
+        shown = [] if self.reads_only else others
+        return _Listed(
+            others, tool_list(shown, self._offered, modern=False), tool_list(shown, self._offered, modern=True)
+        )
 
     def runs(self, method: str) -> bool:
         """See `Offer`."""
@@ -229,6 +243,8 @@ class App:
             if tool is not None and not tool.needs_grant:
                 return self._authenticate(tool, principal, call, conversation)
             place = self._unlocked(principal, call)
+            if tool is not None and self.reads_only and not read_only.permits(tool):
+                raise read_only.refused(tool)
             if tool is not None:
                 check_tool(principal, tool.name, reads=bool(tool.annotations["readOnlyHint"]))
             if rounds is not None:
@@ -402,17 +418,18 @@ def _encoded(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+@dataclass(frozen=True)
 class _Listed:
     """The answers to `tools/list` while the external servers have these tools."""
 
-    def __init__(self, others: list[dict[str, Any]]) -> None:
-        self.external = others
-        self.legacy, self.modern = tool_list(others, modern=False), tool_list(others, modern=True)
+    external: list[dict[str, Any]]
+    legacy: bytes
+    modern: bytes
 
 
-def tool_list(others: Sequence[dict[str, Any]] = (), *, modern: bool) -> bytes:
+def tool_list(others: Sequence[dict[str, Any]] = (), tools: Iterable[Tool] = catalog.TOOLS, *, modern: bool) -> bytes:
     """The built-in tools, then the external ones, as `tools/list` sends them."""
-    definitions = [*(tool.definition() for tool in catalog.TOOLS), *others]
+    definitions = [*(tool.definition() for tool in tools), *others]
     return _encoded([_for_modern(definition) for definition in definitions] if modern else definitions)
 
 
@@ -516,6 +533,11 @@ def public_line(home: Home, config: Config) -> str:
     return keys.public_line(home.file(config.relay.private_key))
 
 
+def line_of(private: Path) -> str:
+    """The line for `authorized_keys` of a private key."""
+    return keys.public_line(private)
+
+
 def forget_server(home: Home, server_id: str) -> None:
     """Remove a server's pins, what was learned of it, and its notes."""
     HostKeys(home, home.run).forget(server_id)
@@ -528,12 +550,12 @@ def create_relay_key(private: Path) -> None:
     keys.create(private)
 
 
-def create_certificate(cert: Path, key: Path, hostnames: list[str]) -> tls.Certificate:
+def create_certificate(cert: Path, key: Path, hostnames: list[str]) -> x509.Facts:
     """Make a self-signed certificate for these names and this machine's own."""
     return tls.create(cert, key, hostnames)
 
 
-def read_certificate(cert: Path, key: Path | None = None) -> tls.Certificate:
+def read_certificate(cert: Path, key: Path | None = None) -> x509.Facts:
     """What a certificate says; with `key`, having checked that the two can be served together.
 
     Raises:
@@ -547,11 +569,7 @@ def read_certificate(cert: Path, key: Path | None = None) -> tls.Certificate:
 
 def is_self_signed(cert: Path) -> bool:
     """Whether a certificate that `read_certificate` accepts is its own issuer, so that clients need a copy of it."""
-    command = ["openssl", "x509", "-noout", "-subject_hash", "-issuer_hash", "-in", str(cert)]
-    subject, issuer = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True
-    ).stdout.split()
-    return subject == issuer
+    return tls.read(cert).self_signed
 
 
 def confirm(home: Home, config: Config, code: str) -> None:

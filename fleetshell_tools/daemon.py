@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from fleetshell_tools.app import App, cli_caller
+from fleetshell_tools.core import supervisor
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import AuditUnavailable, AuthenticationFailed, ConfigError
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.types import Caller, Cancellation, Principal
 from fleetshell_tools.core.version import __version__
 from fleetshell_tools.fleet.fleet import make_guard
-from fleetshell_tools.relay import tls
+from fleetshell_tools.relay import tls, x509
 from fleetshell_tools.relay.auth import boottime
 from fleetshell_tools.relay.gateway import Gateway, HostNames
 from fleetshell_tools.relay.httpd import HttpServer, Limits
 from fleetshell_tools.relay.protocol import Endpoint
+from fleetshell_tools.relay.replies import STOPPING
 from fleetshell_tools.relay.sessions import Sessions
 
 log = logging.getLogger("fleetshell")
@@ -29,6 +34,14 @@ RELAY = Caller(Principal("relay"))
 
 LOOK_SECONDS = 2.0
 """How often to look whether a list that clients know has changed."""
+
+LAST_SECONDS = 5.0
+"""What cancelled calls get to end on their hosts and to answer."""
+
+DAY = 86400.0
+
+MOST = 200
+"""How many servers, sessions and commands a live view is sent: no terminal has room for more."""
 
 TURNS = 15
 """Other housekeeping is done at every so-many-th look."""
@@ -40,13 +53,21 @@ class Relay:
     Args:
         host, port: Where to listen, in place of the configuration's.
         use_tls: In place of the configuration's.
+        reads_only: Refuse what can change anything.
 
     Raises:
         FleetShellError: The configuration can't be served; the sentence says why.
     """
 
     def __init__(
-        self, home: Home, config: Config, *, host: str | None = None, port: int | None = None, use_tls: bool = True
+        self,
+        home: Home,
+        config: Config,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        use_tls: bool = True,
+        reads_only: bool = False,
     ) -> None:
         check_ready(config)
         self.home = home
@@ -55,7 +76,9 @@ class Relay:
         self._started_boot = boottime()
         http = config.relay.http
         context = tls.server_context(home.file(http.cert_file), home.file(http.key_file)) if self.use_tls else None
-        self.app = App(home, config, home.run)
+        self._certificate = tls.read(home.file(http.cert_file)) if self.use_tls else None
+        self._look_again = 0.0
+        self.app = App(home, config, home.run, reads_only=reads_only)
         try:
             self.app.audit.seal()
         except AuditUnavailable as error:
@@ -78,7 +101,7 @@ class Relay:
             self.endpoint,
             lambda header: self.app.auth.principal(header),
             self.app,
-            self._hosts(config),
+            self._hosts(config, self._certificate),
             log,
             patience=config.jobs.hand_over_seconds,
         )
@@ -87,25 +110,23 @@ class Relay:
         address = (host or http.host, http.port if port is None else port)
         self.http = HttpServer(address, self._gateway, ssl_context=context, limits=limits, log=log)
         self._stopping = threading.Event()
+        self._hurry = threading.Event()
         self._recovery = Cancellation()
         self._heeding = threading.Lock()
         self._meeting = threading.Lock()
         self._heeded = self.app.emergency.engaged
         self._ended: dict[str, int] = {}
 
-    def _hosts(self, config: Config) -> HostNames:
-        names = list(config.relay.http.allowed_hosts)
-        if self.use_tls:
-            names += tls.read(self.home.file(config.relay.http.cert_file)).names
-        else:
-            names += tls.machine_names([])[0]
-        return HostNames(names)
+    def _hosts(self, config: Config, certificate: x509.Facts | None) -> HostNames:
+        names = certificate.names if certificate else tls.machine_names([])[0]
+        return HostNames([*config.relay.http.allowed_hosts, *names])
 
     def serve(self) -> None:
         """Serve until `stop` is called from another thread (or a signal handler)."""
         threads = [
             threading.Thread(target=self._keep_house, name="housekeeping"),
             threading.Thread(target=self._recover, name="recovery"),
+            threading.Thread(target=self._show_life, name="watchdog"),
         ]
         for thread in threads:
             thread.start()
@@ -120,13 +141,30 @@ class Relay:
             self._gateway.close()
             self.app.close()
 
-    def stop(self, grace_seconds: float = 5.0) -> None:
-        """Stop accepting, let running calls end within the grace, cancel the rest."""
-        self.endpoint.cancel_all("the relay is stopping")
-        self.app.parked.close("the relay is stopping")
-        self.app.jobs.close()
+    def stop(self) -> None:
+        """Accept nothing more, let running commands end within `relay.stop_seconds`, then cancel the rest; returns when all is over."""
+        grace = self.app.config.relay.stop_seconds
+        running = self.endpoint.running() + self.app.jobs.running()
+        log.info(
+            "Stopping%s.",
+            f": {running} running calls and jobs get {grace} s, or until a second signal" if running else "",
+        )
+        cutting = threading.Thread(target=self._cut, args=(grace,), name="cutting")
+        cutting.start()
         self.endpoint.stop()
-        self.http.shutdown(grace_seconds)
+        self.http.shutdown(grace + LAST_SECONDS)
+        self._hurry.set()
+        cutting.join()
+
+    def hurry(self) -> None:
+        """Give what still runs no more time; safe in a signal handler."""
+        self._hurry.set()
+
+    def _cut(self, grace: float) -> None:
+        self._hurry.wait(grace)
+        self.endpoint.cancel_all(STOPPING)
+        self.app.parked.close(STOPPING)
+        self.app.jobs.close()
 
     def reload(self) -> None:
         """Read `config.yaml` and the certificate again; where anything is invalid, the old ones stay.
@@ -136,13 +174,12 @@ class Relay:
         """
         config = self.home.config()
         check_ready(config)
-        hosts = self._hosts(config)
-        http = config.relay.http
-        context = (
-            tls.server_context(self.home.file(http.cert_file), self.home.file(http.key_file)) if self.use_tls else None
-        )
+        cert, key = self.home.file(config.relay.http.cert_file), self.home.file(config.relay.http.key_file)
+        certificate = tls.read(cert) if self.use_tls else None
+        context = tls.server_context(cert, key) if self.use_tls else None
         self.app.reconfigure(config)
-        self._gateway.hosts = hosts
+        self._gateway.hosts = self._hosts(config, certificate)
+        self._certificate, self._look_again = certificate, 0.0
         if context:
             self.http.replace_ssl_context(context)
         self._part_with_retired_keys()
@@ -239,20 +276,21 @@ class Relay:
         caller = cli_caller(command)
         return {"principal": caller.principal.key_id, "client": caller.client, "tool": command}
 
+    @property
+    def address(self) -> str:
+        """Where it is reached, as seen from here."""
+        return f"{'https' if self.use_tls else 'http'}://{self.http.server_name}:{self.http.port}/mcp"
+
     def status(self) -> dict[str, Any]:
         """What `fleetshell status` shows of a running relay."""
         config = self.app.config
-        certificate = (
-            tls.read(self.home.file(config.relay.http.cert_file)).ends.strftime("%Y-%m-%dT%H:%M:%SZ")
-            if self.use_tls
-            else None
-        )
         return {
             "version": __version__,
-            "address": f"{'https' if self.use_tls else 'http'}://{self.http.server_name}:{self.http.port}/mcp",
+            "address": self.address,
             "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "uptime_seconds": round(boottime() - self._started_boot),
             "mfa_enabled": config.mfa.enabled,
+            "read_only": self.app.reads_only,
             "mcp_sessions": len(self.sessions.live()),
             "jobs": self.app.jobs.running(),
             "shell_sessions": len(self.app.fleet.shells.all()),
@@ -265,8 +303,21 @@ class Relay:
             "shut_out_people": self.app.people.problems(),
             "servers": len(self.app.inventory.all()),
             "disabled_servers": self.app.inventory.problems(),
-            "certificate_ends": certificate,
+            "certificate_ends": f"{self._certificate.ends:%Y-%m-%dT%H:%M:%SZ}" if self._certificate else None,
         }
+
+    def live(self) -> dict[str, Any]:
+        """What `fleetshell status --watch` shows: the status, the servers that are connected or failed, and what runs."""
+        fleet, activity = self.app.fleet, self.app.activity
+        states = {server.id: fleet.connection_state(server) for server in self.app.inventory.all()}
+        return {
+            "status": self.status(),
+            "servers": [{"id": name, **dataclasses.asdict(state)} for name, state in states.items() if state.state != "idle"][:MOST],
+            "sessions": [{**dataclasses.asdict(info), "owner": owner} for owner, info in fleet.shells.all()][:MOST],
+            "running": activity.running(MOST),
+            "running_count": activity.running_count(),
+            "blocked": activity.blocked(),
+        }  # fmt: skip
 
     def _recover(self) -> None:
         """End what an earlier relay that was killed has left on hosts, beside serving."""
@@ -275,6 +326,12 @@ class Relay:
                 log.warning("%s", sentence)
         except Exception:
             log.exception("Looking for what an earlier relay had left failed; it is tried again at the next start.")
+
+    def _show_life(self) -> None:
+        """Let the loop that serves clients tell the service manager's watchdog that it turns."""
+        seconds = supervisor.watchdog_seconds()
+        while seconds is not None and not self._stopping.wait(seconds / 3):
+            self.http.in_loop(partial(supervisor.notify, "WATCHDOG=1"))
 
     def _keep_house(self) -> None:
         turns = itertools.count(1)
@@ -285,6 +342,7 @@ class Relay:
                     self._part_with_retired_keys()
                 self.heed_people()
                 self.tell_changes()
+                self.look_at_certificate()
                 if next(turns) % TURNS == 0:
                     self.sessions.end_idle()
                     self.app.fleet.shells.expire()
@@ -294,6 +352,19 @@ class Relay:
                     self.app.checkpoints.look()
             except Exception:
                 log.exception("Housekeeping failed; it is tried again in %d s.", LOOK_SECONDS)
+
+    def look_at_certificate(self) -> None:
+        """Once a day, and after each change, say in the log that the certificate ends soon."""
+        if self._certificate is None or boottime() < self._look_again:
+            return
+        self._look_again = boottime() + DAY
+        left = (self._certificate.ends - datetime.now(timezone.utc)).total_seconds()
+        if left < tls.SOON_DAYS * DAY:
+            log.warning(
+                "The certificate %s on %s (%d days left). `fleetshell init --renew-cert` makes a new one; one that a CA signed is "
+                "renewed where it came from, then `fleetshell reload`.",
+                "ended" if left < 0 else "ends", f"{self._certificate.ends:%Y-%m-%d}", max(0, left // DAY),
+            )  # fmt: skip
 
     def tell_changes(self) -> None:
         """Tell clients of the lists that have changed since the last look, whoever changed them."""

@@ -30,7 +30,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "edit": ("servers", "edit a server's file; checked before it replaces the old one"),
     "remove": ("servers", "remove a server, its pinned host key and its notes"),
     "trust": ("servers", "pin the new host key of a rebuilt server"),
-    "pubkey": ("servers", "print the line for authorized_keys"),
+    "import": ("importing", "register the servers of ~/.ssh/config or of an Ansible inventory"),
+    "pubkey": ("servers", "print the line for authorized_keys, or put it on servers"),
+    "key": ("key_rotation", "key rotate: replace the relay's SSH key on every server"),
     "auth": (
         "auth auth_keys people",
         "keys, codes, people: setup, status, test, enable, disable, unlock, revoke, rotate-key, reset, add-user, list, remove",
@@ -46,6 +48,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "read or verify the audit log"),
     "guard": ("guard", "what would the guard say: guard check COMMAND"),
     "connect-info": ("connect", "print the configuration for a client"),
+    "bundle": ("bundle", "write FleetShell into one file that runs elsewhere"),
+    "service": ("service", "print a systemd unit, or lines of sudoers for the servers"),
+    "deploy": ("deploy", "install FleetShell on a host through your own ssh"),
+    "completion": ("completion", "print the completion for bash, zsh or fish"),
     "demo": ("demo", "try everything with throw-away servers on this machine"),
 }
 """Each command's module (or modules) in this package, and a line for the overview."""
@@ -79,17 +85,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["--complete"]:
+        from fleetshell_tools.cli.completion import complete
+
+        return complete(arguments[1:])
     parser = overview()
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
         return 0
     chosen, prog, rest = find(options.command, options.rest)
-    namespace = chosen.parser(prog).parse_args(rest)
+    namespace = chosen.parse(prog, rest)
     from fleetshell_tools.core.home import Home
 
     home = Home.find(options.home)
-    _become_owner(home)
+    if chosen.own_home:
+        _become_owner(home)
     return chosen.function(namespace, home)
 
 
@@ -155,16 +166,19 @@ def _become_owner(home: Home) -> None:
         return
     import pwd
 
+    from fleetshell_tools.core import installation
+
     try:
         user = pwd.getpwuid(owner.st_uid)
     except KeyError:
         raise FleetShellError(
             f"{home.path} belongs to uid {owner.st_uid}, which is no user here. Run `chown -R USER {home.path}`."
         ) from None
+    here = installation.evidence()  # the folder above it may be one that only root can look into
     os.initgroups(user.pw_name, user.pw_gid)
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
-    if not (os.access(__file__, os.R_OK) and os.access(os.__file__, os.R_OK)):
-        raise FleetShellError(f"{home.path} belongs to {user.pw_name}, who can't read this installation of FleetShell ({sys.prefix}). "
+    if not (os.access(here, os.R_OK) and os.access(os.__file__, os.R_OK)):
+        raise FleetShellError(f"{home.path} belongs to {user.pw_name}, who can't read this installation of FleetShell ({here}). "
                               f"Install it where {user.pw_name} can.")  # fmt: skip
     os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)

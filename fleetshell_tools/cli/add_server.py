@@ -98,7 +98,7 @@ def _verified(home: Home, config: Config, server: Server, save: Callable[[], Non
     """Look at the host key, save, pin, and try the login; a server that can't be reached now is saved all the same."""
     from fleetshell_tools.app import changed_keys, client_fleet
 
-    fleet, _, close = client_fleet(home, config)
+    fleet, inventory, close = client_fleet(home, config)
     try:
         try:
             offered = changed_keys(fleet, server, time.monotonic() + SECONDS, Cancellation())
@@ -125,14 +125,15 @@ def _verified(home: Home, config: Config, server: Server, save: Callable[[], Non
                 "Its host key is pinned"
                 + ("." if output.interactive() else ": trusted on first use, so compare it with the server's own.")
             )
-        _try_login(home, config, fleet, server)
+        if not _try_login(home, config, fleet, server) and _put_key(home, config, inventory, server):
+            _try_login(home, config, fleet, server)
     finally:
         close()
     return 0
 
 
-def _try_login(home: Home, config: Config, fleet: SshFleet, server: Server) -> None:
-    """Log in and run `true`; where that fails, say what is left to do."""
+def _try_login(home: Home, config: Config, fleet: SshFleet, server: Server) -> bool:
+    """Log in and run `true`; where that fails, say what is left to do. Returns False where only the relay's key is missing."""
     from fleetshell_tools.app import cli_caller, public_line
 
     try:
@@ -149,8 +150,23 @@ def _try_login(home: Home, config: Config, fleet: SshFleet, server: Server) -> N
         install = isinstance(error, Unreachable) and error.step == "login" and server.identity_file is None
         output.warn(error.message + (f"\nThe line of `fleetshell pubkey` is:\n{line}" if install else ""))
         print(f"Next: `fleetshell test {server.id}` once that is done.")
-        return
+        return not install
     print("The login works.")
+    return True
+
+
+def _put_key(home: Home, config: Config, inventory: Inventory, server: Server) -> bool:
+    """Offer to put the relay's key there; returns whether that was done."""
+    if not output.interactive() or not output.confirm("Put the key there now, through your own ssh?", default=True):
+        return False
+    from fleetshell_tools.app import public_line, record
+    from fleetshell_tools.cli import own_ssh
+
+    (put,) = own_ssh.put(inventory, [server], public_line(home, config))
+    print(f"{server.id}: {put.sentence}")
+    if put.state == "added":
+        record(home, config, "key_installed", "add-server", server_id=server.id)
+    return put.state in ("added", "there")
 
 
 def _described(args: argparse.Namespace, inventory: Inventory) -> dict[str, Any]:

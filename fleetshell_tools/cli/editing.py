@@ -56,7 +56,14 @@ def _until_valid(
     path: Path, copy: Path, editor: list[str], before: bytes, check: Callable[[str], None], save: Callable[[str], None]
 ) -> int:
     while True:
-        _run(editor, copy)
+        try:
+            _run(editor, copy)
+        except FleetShellError as error:
+            written = _read(copy)
+            if written == before:
+                raise
+            # An editor that crashed may have saved first; one that was left by `:cq` may be regretted.
+            raise FleetShellError(f"{error.message[:-1]}. What you wrote is in {_keep(path, written)}.") from None
         written = _read(copy)
         if written == before:
             print("Nothing was changed.")

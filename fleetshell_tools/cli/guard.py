@@ -24,7 +24,7 @@ from fleetshell_tools.core.types import Act, Verdict
         help='read {"command": …} objects, one a line, from stdin and print each with its verdict',
     ),
     JSON,
-    example="guard check 'rm -rf /'",
+    example="fleetshell guard check 'rm -rf /'",
 )
 def check(args: argparse.Namespace, home: Home) -> int:
     """Say whether the guard would let a command run, and why not. Exit code 5 where it would block."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import calendar
 import contextlib
 import dataclasses
 import logging
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from fleetshell_tools.cli import output
 from fleetshell_tools.cli.command import JSON, Arg, command
-from fleetshell_tools.core import control, storage
-from fleetshell_tools.core.errors import FleetShellError, NotFound
+from fleetshell_tools.core import control, storage, supervisor
+from fleetshell_tools.core.errors import FleetShellError, NotFound, UsageError
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.masking import mask_whole
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fleetshell")
 
 MANY_FILES = 65536
+SOON_DAYS = 30
 
 
 @command(
@@ -41,6 +43,11 @@ MANY_FILES = 65536
         "--no-tls",
         action="store_true",
         help="plain HTTP, on 127.0.0.1 unless --host is given: the API key then goes in clear",
+    ),
+    Arg(
+        "--read-only",
+        action="store_true",
+        help="refuse tools that can change something, and commands that are not known to read only",
     ),
     example="fleetshell serve --port 8443",
 )
@@ -55,7 +62,7 @@ def serve(args: argparse.Namespace, home: Home) -> int:
         host = args.host
         if args.no_tls or not config.relay.http.use_tls:
             host = host or "127.0.0.1"
-        relay = Relay(home, config, host=host, port=args.port, use_tls=not args.no_tls)
+        relay = Relay(home, config, host=host, port=args.port, use_tls=not args.no_tls, reads_only=args.read_only)
         socket = control.ControlServer(home.control_socket, lambda request: _answer(relay, request))
         try:
             home.sweep()
@@ -63,6 +70,7 @@ def serve(args: argparse.Namespace, home: Home) -> int:
             if left:
                 log.info("Ended %d SSH connections that an earlier relay had left.", left)
             _announce(relay, config)
+            supervisor.notify("READY=1", f"STATUS=Serves {relay.address}")
             _serve_until_signalled(relay)
         finally:
             socket.close()
@@ -102,7 +110,7 @@ class _Masked(logging.Formatter):
 
 @contextlib.contextmanager
 def _logging(home: Home, config: Config) -> Iterator[None]:
-    """Log to the file and to stderr; times are UTC."""
+    """Log to the file, and to stderr, which may be journald's; times are UTC."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     path = home.file(config.relay.log_file)
     try:
@@ -119,6 +127,8 @@ def _logging(home: Home, config: Config) -> Iterator[None]:
     for handler in handlers:
         handler.setFormatter(formatter)
         root.addHandler(handler)
+    if supervisor.is_journal(sys.stderr):
+        handlers[0].setFormatter(supervisor.JournalFormatter())
     try:
         yield
     finally:
@@ -130,6 +140,8 @@ def _logging(home: Home, config: Config) -> Iterator[None]:
 def _announce(relay: Relay, config: Config) -> None:
     status = relay.status()
     log.info("FleetShell %s serves %s with %d servers.", status["version"], status["address"], status["servers"])
+    if relay.app.reads_only:
+        log.info("It only reads: what can change something is refused (--read-only).")
     if not relay.use_tls:
         log.warning(
             "TLS is off: the API key and all output travel in clear. Use this behind a TLS proxy or on loopback only."
@@ -146,9 +158,17 @@ def _serve_until_signalled(relay: Relay) -> None:
     """Serve in this thread; a helper thread carries out what the signal handlers only note."""
     wanted: list[str] = []
     noted = threading.Event()
+    stopping = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        wanted.append("reload" if number == signal.SIGHUP else "stop")
+        nonlocal stopping
+        if number == signal.SIGHUP:
+            wanted.append("reload")
+        elif stopping:
+            relay.hurry()
+        else:
+            stopping = True
+            wanted.append("stop")
         noted.set()
 
     def obey() -> None:
@@ -157,7 +177,7 @@ def _serve_until_signalled(relay: Relay) -> None:
             noted.clear()
             while wanted:
                 if wanted.pop(0) == "stop":
-                    log.info("Stopping: running commands get five seconds.")
+                    supervisor.notify("STOPPING=1")
                     relay.stop()
                     return
                 _reload(relay)
@@ -176,11 +196,14 @@ def _serve_until_signalled(relay: Relay) -> None:
 
 
 def _reload(relay: Relay) -> str:
+    supervisor.notify(*supervisor.reloading())
     try:
         relay.reload()
     except FleetShellError as error:
         log.error("The configuration was not reloaded, the old one stays: %s", error.message)
         return error.message
+    finally:
+        supervisor.notify("READY=1")
     log.info("The configuration was reloaded.")
     return ""
 
@@ -189,6 +212,8 @@ def _answer(relay: Relay, request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request on the control socket."""
     if request["do"] == "status":
         return {"status": relay.status()}
+    if request["do"] == "watch":
+        return relay.live()
     if request["do"] == "reload":
         problem = _reload(relay)
         if problem:
@@ -226,10 +251,23 @@ def _utc(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-@command("status", JSON, example="fleetshell status --json")
+@command(
+    "status",
+    Arg("--watch", action="store_true", help="a live view on the terminal: hosts, connections, sessions, commands, what was blocked; q quits"),
+    JSON,
+    example="fleetshell status --watch",
+)  # fmt: skip
 def status(args: argparse.Namespace, home: Home) -> int:
     """Is the relay up, since when, and what does it do. Exit code 1 where none is running."""
     home.check()
+    if args.watch:
+        from fleetshell_tools.cli.watch import watch
+
+        if args.json or not output.interactive():
+            raise UsageError(
+                "--watch needs a terminal, and does not go with --json. `fleetshell status --json` prints the facts once."
+            )
+        return watch(home)
     answer = control.ask(home.control_socket, {"do": "status"})
     if answer is None:
         if args.json:
@@ -242,6 +280,8 @@ def status(args: argparse.Namespace, home: Home) -> int:
         output.print_json({"running": True, **facts})
         return 0
     print(f"The relay (version {facts['version']}) is running since {facts['started_at']}: {facts['address']}")
+    if facts["read_only"]:
+        print("It only reads: what can change something is refused (--read-only).")
     print(f"servers: {facts['servers']} usable, {len(facts['disabled_servers'])} disabled")
     for name, problem in facts["disabled_servers"].items():
         print(f"  {name}: {problem}")
@@ -254,11 +294,22 @@ def status(args: argparse.Namespace, home: Home) -> int:
         print(f"calls that wait for you: {facts['approvals_waiting']} (`fleetshell approvals`)")
     print(f"shell sessions: {facts['shell_sessions']}")
     print(f"calls since the start: {facts['calls']}")
-    print(
-        f"MFA: {'enabled' if facts['mfa_enabled'] else 'DISABLED'}"
-        + (f"; certificate until {facts['certificate_ends']}" if facts["certificate_ends"] else "")
-    )
+    print(f"MFA: {'enabled' if facts['mfa_enabled'] else 'DISABLED'}")
+    if facts["certificate_ends"]:
+        print(certificate_line(facts["certificate_ends"], time.time()))
     return 0
+
+
+def certificate_line(ends: str, now: float) -> str:
+    """When the certificate ends, and what to do where that is soon."""
+    left = calendar.timegm(time.strptime(ends, "%Y-%m-%dT%H:%M:%SZ")) - now
+    line = f"certificate until {ends}"
+    if left > SOON_DAYS * 86400:
+        return line
+    rest = "it has ENDED" if left < 0 else f"{int(left // 86400)} days left"
+    return output.paint(
+        f"{line}: {rest}; `fleetshell init --renew-cert` makes a new one", "red" if left < 0 else "yellow"
+    )
 
 
 @command("reload", example="fleetshell reload")

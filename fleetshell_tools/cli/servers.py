@@ -13,7 +13,7 @@ from fleetshell_tools.core import storage
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import FleetShellError, UsageError
 from fleetshell_tools.core.home import Home
-from fleetshell_tools.core.servers import Inventory, parse
+from fleetshell_tools.core.servers import Inventory, Server, parse
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.types import Cancellation
 
@@ -155,14 +155,67 @@ def trust(args: argparse.Namespace, home: Home) -> int:
     return 0
 
 
-@command("pubkey", example="fleetshell pubkey")
+@command(
+    "pubkey",
+    Arg(
+        "--install", action="store_true", help="put it on servers through your own ssh (its keys, agent and passwords)"
+    ),
+    Arg("ids", nargs="*", metavar="ID", help="with --install: on which servers"),
+    Arg("--all", action="store_true", help="with --install: on every server"),
+    Arg("--json", action="store_true", help="with --install: print JSON"),
+    example="fleetshell pubkey --install --all",
+)
 def pubkey(args: argparse.Namespace, home: Home) -> int:
-    """Print the relay's public key: the line for ~/.ssh/authorized_keys on each server."""
+    """Print the relay's public key, the line for ~/.ssh/authorized_keys on each server; with --install, put it there.
+
+    A server that has the key already is left as it is, so the command can be repeated until all have it. Exit code 1 where one fails.
+    """
     config = home.config()
     from fleetshell_tools.app import public_line
 
-    print(public_line(home, config))
-    return 0
+    line = public_line(home, config)
+    if not args.install:
+        if args.ids or args.all or args.json:
+            raise UsageError("Servers, --all and --json go with --install: `fleetshell pubkey --install ID`.")
+        print(line)
+        return 0
+    if args.all == bool(args.ids):
+        raise UsageError(
+            "Say on which servers: `fleetshell pubkey --install ID…`, or `fleetshell pubkey --install --all`."
+        )
+    inventory = Inventory(home.servers, config.defaults)
+    chosen = inventory.all() if args.all else [inventory.get(name) for name in dict.fromkeys(args.ids)]
+    return _install(home, config, inventory, chosen, line, args.json)
+
+
+def _install(home: Home, config: Config, inventory: Inventory, chosen: list[Server], line: str, as_json: bool) -> int:
+    """Put the key on servers, say how it went on each as it comes, and record where it was added."""
+    from fleetshell_tools.app import record
+    from fleetshell_tools.cli import own_ssh
+
+    done = []
+    for put in own_ssh.put(inventory, chosen, line):
+        done.append(put)
+        if put.state == "added":
+            record(home, config, "key_installed", "pubkey", server_id=put.server_id)
+        if not as_json:
+            mark = {"failed": output.paint("✗", "red"), "skipped": "·"}.get(put.state, output.paint("✓", "green"))
+            print(f"{mark} {put.server_id}: {put.sentence}", flush=True)
+    failed = sum(put.state == "failed" for put in done)
+    if as_json:
+        output.print_json(
+            [
+                {"id": put.server_id, "state": put.state, "reason": put.reason}
+                for put in sorted(done, key=lambda put: put.server_id)
+            ]
+        )
+    elif not done:
+        print("No servers are registered yet. Add one with `fleetshell add-server`.")
+    elif failed:
+        print(
+            f"{failed} of {len(done)} failed. Run the same command again once that is mended; what is done stays done."
+        )
+    return FleetShellError.exit_code if failed else 0
 
 
 def _file(inventory: Inventory, server_id: str) -> Path:

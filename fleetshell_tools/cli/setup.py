@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 from fleetshell_tools.cli import output
 from fleetshell_tools.cli.auth import tell_relay, totp_block, totp_facts, writing
@@ -113,7 +114,10 @@ class _Report:
     example="fleetshell init --hostname relay.example.com",
 )  # fmt: skip
 def init(args: argparse.Namespace, home: Home) -> int:
-    """Create the home: folders, SSH key, certificate, API key and TOTP secret. Run again, it keeps what exists and creates what is missing."""
+    """Create the home: folders, SSH key, certificate, API key and TOTP secret.
+
+    Run again, it keeps what exists and creates what is missing; a config.yaml of an older version gets the keys that are new.
+    """
     report = _Report(home)
     mask = os.umask(0o077)
     try:
@@ -177,7 +181,8 @@ def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, s
     _audit_key(home, config, report)
     _small_file(home.known_hosts, "", report)
     _small_file(home.path / ".installed_mcps.json", "{}\n", report)
-    missing = {} if fresh else _missing_secrets(config)
+    added = {} if fresh else _new_keys(home)
+    missing = [] if fresh else [*_missing_secrets(config), *added]
     secret = new_totp_secret() if fresh or "mfa.totp_secret" in missing else ""
     if fresh or missing or report.having("created", "renewed") or not home.audit_key.exists():
         new = ["config.yaml"] if fresh else list(missing)
@@ -198,8 +203,9 @@ def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, s
             "; ".join(filter(None, ["a new API key and TOTP secret", aside])),
         )
     elif missing:
+        made = {"mfa.totp_secret": lambda: secret, "relay.http.auth.api_key": new_api_key}
         for key in missing:
-            configuration.set_value(home.config_file, key, secret if key == "mfa.totp_secret" else new_api_key())
+            configuration.set_value(home.config_file, key, made[key]() if key in made else added[key])
         report.add("completed", home.config_file, f"added {', '.join(missing)}")
     else:
         report.add("kept", home.config_file)
@@ -209,6 +215,22 @@ def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, s
 def _missing_secrets(config: Config) -> list[str]:
     values = {"relay.http.auth.api_key": config.relay.http.auth.api_key, "mfa.totp_secret": config.mfa.totp_secret}
     return [key for key, value in values.items() if not value]
+
+
+def _new_keys(home: Home) -> dict[str, object]:
+    """What a new `config.yaml` has and this home's has not: it was made by an older version, or lines were removed."""
+    new = _leaves(yamlfile.parse(config_text(home, ""), "config.yaml").data)
+    there = _leaves(yamlfile.read(home.config_file).data or {})
+    secret = ("relay.http.auth.api_key", "mfa.totp_secret")
+    return {key: value for key, value in new.items() if key not in there and key not in secret}
+
+
+def _leaves(data: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    """The values of nested mappings by their dotted keys; a mapping that is missing as a whole is None."""
+    found: dict[str, object] = {}
+    for key, value in data.items():
+        found.update(_leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return found
 
 
 def new_api_key() -> str:

@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,9 @@ class AuditLog:
             already runs can still be written; None for none.
         max_bytes: A log of this size is rotated; 0 for never. It may be changed later, as may `keep`.
         keep: How many older files stay; 0 for all.
+
+    Attributes:
+        observer: Hears of every record once it is written: its event, its `seq` and the caller's fields.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class AuditLog:
     ) -> None:  # fmt: skip
         self.path, self.key_path, self.head_path, self.reserve_path = path, key_path, head_path, reserve_path
         self.max_bytes, self.keep = max_bytes, keep
+        self.observer: Callable[[str, int, dict[str, Any]], None] | None = None
         self._lock = threading.Lock()
         self._key = b""
         self._fd: int | None = None
@@ -136,6 +140,8 @@ class AuditLog:
         if durable:
             with self._telling():
                 self._commit_through(ticket)
+        if self.observer is not None:
+            self.observer(event, seq, fields)
         return seq
 
     def seal(self) -> None:

@@ -61,6 +61,9 @@ class Relay:
     log_level: str = option("INFO", "How much the relay's log says.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     log_file: str = option("logs/relay.log", "The relay's log.")
     audit_log: str = option("logs/audit.log", "The audit log.")
+    stop_seconds: int = option(
+        10, "Seconds that running commands get when the relay stops, before they are ended.", low=0, high=3600
+    )
     http: Http = field(default_factory=Http, metadata={"doc": "The HTTPS endpoint."})
 
 

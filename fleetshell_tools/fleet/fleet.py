@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fleetshell_tools.core import storage
 from fleetshell_tools.core.approval_store import ApprovalStore
@@ -58,17 +59,30 @@ RECOVERY_SECONDS = 30.0
 """How long ending what was left on one host may take, connecting included."""
 
 
+_READ_ONLY: dict[str, Any] = {"policy": "read_only"}
+
+
 class SshFleet:
     """Guard, audit, connection, run, and what is left ended: see `core.types.Fleet`.
 
     Args:
         folder: Where control sockets go: `run/` for the relay, a folder of its own for a CLI command.
         approvals: What the operator may let through; without it nothing ever is.
+        reads_only: Every act is judged as on a server whose policy is `read_only`.
     """
 
     def __init__(
-        self, home: Home, folder: Path, config: Config, inventory: Inventory, audit: AuditLog, approvals: ApprovalStore | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        home: Home,
+        folder: Path,
+        config: Config,
+        inventory: Inventory,
+        audit: AuditLog,
+        approvals: ApprovalStore | None = None,
+        *,
+        reads_only: bool = False,
+    ) -> None:
+        self._reads_only = reads_only
         self._home = home
         self._config = config
         self._inventory = inventory
@@ -393,6 +407,8 @@ class SshFleet:
                 f"Put long scripts into `stdin` of `sh`, or split the work."
             )
         act = replace(act, policy=self._inventory.policy(server), allowed=server.allowed_commands)
+        if self._reads_only:
+            act = replace(act, policy="read_only", allowed=())
         if server.connection == "local":
             act = replace(act, login_user=getpass.getuser(), private=str(self._home.path.resolve()))
         act = replace(act, login_user=act.login_user or self._inventory.user(server))

@@ -300,6 +300,12 @@ class HttpServer(HTTPServer):
     def lend(self, change: int) -> None:
         """Allow one worker more (1) or no longer (-1): for a handler that goes on though its client has its answer."""
         self._workers.lend(change)
+        if self.stopping:
+            self._wake()  # that may have been what the end waited for
+
+    def in_loop(self, callback: Callable[[], None]) -> None:
+        """Run something quick in the loop, which shows that it turns."""
+        self._post(callback)
 
     def call(self, callback: Callable[[], None]) -> None:
         """Run an application's callback apart from the workers, which may all be held by slow handlers."""
@@ -379,7 +385,7 @@ class HttpServer(HTTPServer):
     def shutdown(self, grace_seconds: float = 0.0) -> None:
         """Stop: accept nothing more, let running requests and streams end within the grace, close everything.
 
-        Idle connections and standing streams end at once. Returns when everything has ended; called in the thread of
+        Handlers that go on though their client has its answer get the grace too. Idle connections and standing streams end at once. Returns when everything has ended; called in the thread of
         `serve_forever`, as by a signal handler, it returns at once and `serve_forever` does when everything has ended.
         """
         self._give_up_at = monotonic() + grace_seconds
@@ -404,7 +410,9 @@ class HttpServer(HTTPServer):
         self.server_close()
 
     def _has_come_to_rest(self) -> bool:
-        return monotonic() >= self._give_up_at or all(connection.is_finished for connection in self._roster.snapshot())
+        if monotonic() >= self._give_up_at:
+            return True
+        return not self._workers.lent and all(connection.is_finished for connection in self._roster.snapshot())
 
     def _tear_down(self) -> None:
         """Cut off what is left, and end every thread."""

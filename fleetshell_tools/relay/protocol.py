@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fleetshell_tools.core.text import one_line
+from fleetshell_tools.core.types import Cancellation
 from fleetshell_tools.relay import eras, jsonrpc
 from fleetshell_tools.relay.eras import Era
 from fleetshell_tools.relay.exchange import (
@@ -126,14 +127,21 @@ class Endpoint:
         self._legacy.resource_updated(uri)
         self._modern.listeners.updated(uri)
 
+    def running(self) -> int:
+        """How many calls of both eras are being worked on."""
+        return len(self._calls())
+
     def cancel_all(self, why: str, of: Callable[[str], bool] = lambda key: True) -> None:
         """Cancel every call `of` those keys, in both eras; modern subscriptions end with it."""
-        waiting = self._modern.in_flight.all(of)
+        for cancellation in self._calls(of):
+            cancellation.set(why)
+
+    def _calls(self, of: Callable[[str], bool] = lambda key: True) -> list[Cancellation]:
+        calls = self._modern.in_flight.all(of)
         for session in self._sessions.live():
             if of(session.key_id):
-                waiting += list(session.in_flight.values())
-        for cancellation in waiting:
-            cancellation.set(why)
+                calls += list(session.in_flight.values())
+        return calls
 
     def stop(self) -> None:
         """End every subscription with the result that tells its client that this is on purpose; calls go on."""

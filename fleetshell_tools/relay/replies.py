@@ -43,6 +43,9 @@ TTL_MS = {
 """How long a modern client may keep a result; a resource not at all, since a copy would outlive the grant it was read by."""
 
 _CANCELLED = RpcError(REQUEST_CANCELLED, "Request cancelled", {"reason": REASONS[REQUEST_CANCELLED]})
+STOPPING = "the relay is stopping"
+"""Why calls are cancelled at the end of the relay."""
+
 _RESERVED = range(-32099, -32019)  # for codes of the specification alone
 _OURS = (HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION)
 
@@ -70,9 +73,9 @@ class Replies:
         self._meta = jsonrpc.encode({SERVER_INFO_KEY: self.server_info})
 
     def reply(self, call: Call, outcome: Outcome) -> Reply:
-        """The response to a call. A cancelled one is told so whatever its outcome, since somebody waits for the HTTP
-        answer, although the specification would rather have none ("Cancellation")."""
-        if call.cancelled.is_set():
+        """The response to a call. One that its client has cancelled is told so whatever its outcome, since somebody waits for
+        the HTTP answer, although the specification would rather have none ("Cancellation"); where it was us, the outcome says why."""
+        if call.cancelled.is_set() and call.cancelled.why != STOPPING:
             outcome = _CANCELLED
         try:
             if call.peer.modern:

@@ -1,41 +1,26 @@
-"""TLS: a self-signed leaf certificate made by `openssl`, what a certificate says, and the server's TLS settings."""
+"""TLS: a self-signed leaf certificate, what a certificate says, and the server's TLS settings."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ipaddress
-import os
 import re
-import shutil
 import socket
 import ssl
-import subprocess
-import tempfile
-from dataclasses import dataclass
-from datetime import datetime, timezone
+import textwrap
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from fleetshell_tools.core import storage
 from fleetshell_tools.core.errors import ConfigError, FleetShellError
+from fleetshell_tools.relay import x509
 
 DAYS = 825
 """How long a certificate is valid; some clients refuse longer ones."""
 
-
-@dataclass(frozen=True)
-class Certificate:
-    """What a certificate says: its DNS names, its addresses, and when it ends."""
-
-    names: tuple[str, ...]
-    addresses: tuple[str, ...]
-    ends: datetime
-
-
-def _openssl() -> str:
-    found = shutil.which("openssl")
-    if found is None:
-        raise FleetShellError("openssl is not installed. Install it (Debian, Ubuntu: `apt install openssl`).")
-    return found
+SOON_DAYS = 30
+"""How long before its end a certificate's renewal is asked for."""
 
 
 def machine_names(hostnames: list[str]) -> tuple[list[str], list[str]]:
@@ -72,61 +57,60 @@ def _own_addresses() -> list[str]:
     return found
 
 
-def create(cert: Path, key: Path, hostnames: list[str]) -> Certificate:
+def create(cert: Path, key: Path, hostnames: list[str]) -> x509.Facts:
     """Make a self-signed leaf (CA:FALSE, serverAuth, keyUsage) for this machine, and its key (0600).
 
     Raises:
-        FleetShellError: openssl is missing or failed, or a name is none.
+        FleetShellError: A name is none.
     """
     names, addresses = machine_names(hostnames)
-    alternative = ",".join([*(f"DNS:{name}" for name in names), *(f"IP:{address}" for address in addresses)])
-    settings = f"""[req]
-distinguished_name = name
-x509_extensions = leaf
-prompt = no
-[name]
-CN = {(hostnames or names or ["fleetshell"])[0][:64]}
-O = FleetShell relay
-[leaf]
-basicConstraints = critical,CA:FALSE
-keyUsage = critical,digitalSignature
-extendedKeyUsage = serverAuth
-subjectKeyIdentifier = hash
-subjectAltName = {alternative}
-"""
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=cert.parent) as folder:
-        new_cert, new_key, config = Path(folder, "cert.pem"), Path(folder, "key.pem"), Path(folder, "openssl.cnf")
-        config.write_text(settings)
-        command = [_openssl(), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256",
-                   "-days", str(DAYS), "-config", str(config), "-keyout", str(new_key), "-out", str(new_cert)]  # fmt: skip
-        run = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        if run.returncode != 0:
-            raise FleetShellError(
-                f"openssl could not make the certificate: {run.stderr.strip().splitlines()[-1:] or 'no message'}"
-            )
-        storage.write_atomic(key, new_key.read_bytes())
-        storage.write_atomic(cert, new_cert.read_bytes())
+    begins = datetime.now(timezone.utc)
+    certificate, secret = x509.self_signed_leaf(
+        (hostnames or names or ["fleetshell"])[0][:64], names, addresses, begins, begins + timedelta(days=DAYS)
+    )
+    storage.write_atomic(key, _pem("PRIVATE KEY", secret))
+    storage.write_atomic(cert, _pem("CERTIFICATE", certificate))
     return read(cert)
 
 
-def read(cert: Path) -> Certificate:
+def _pem(what: str, data: bytes) -> str:
+    """Data in text form (RFC 7468)."""
+    return "\n".join(
+        [f"-----BEGIN {what}-----", *textwrap.wrap(base64.b64encode(data).decode(), 64), f"-----END {what}-----", ""]
+    )
+
+
+def read(cert: Path) -> x509.Facts:
     """What the (first) certificate of a PEM file says.
 
     Raises:
-        ConfigError: Missing or no certificate.
+        ConfigError: Missing, not to be read, or no certificate.
     """
-    command = [_openssl(), "x509", "-noout", "-enddate", "-ext", "subjectAltName", "-in", str(cert)]
-    run = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}
-    )
-    ends = re.search(r"notAfter=(.*)", run.stdout)
-    if run.returncode != 0 or ends is None:
+    _look_at(cert, "certificate")
+    try:
+        text = cert.read_text("ascii", "replace")
+        begin = text.index(ssl.PEM_HEADER)
+        return x509.read(
+            ssl.PEM_cert_to_DER_cert(text[begin : text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)])
+        )
+    except ValueError:
         raise ConfigError(
             f"{cert} is not a certificate in PEM form. Run `fleetshell init --renew-cert`, or set relay.http.cert_file."
-        )
-    when = datetime.strptime(" ".join(ends[1].split()), "%b %d %H:%M:%S %Y GMT").replace(tzinfo=timezone.utc)
-    addresses = [str(ipaddress.ip_address(text.strip())) for text in re.findall(r"IP Address:([^,\n]+)", run.stdout)]
-    return Certificate(tuple(re.findall(r"DNS:([^,\s]+)", run.stdout)), tuple(addresses), when)
+        ) from None
+
+
+def _look_at(path: Path, what: str) -> None:
+    """Refuse a file that can't be read with a sentence that says why: those of other programs often belong to root."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"The {what} {path} does not exist. Run `fleetshell init` to make a self-signed one."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"The {what} {path} can't be read: {error.strerror}. Give FleetShell's user a copy that it may read."
+        ) from None
 
 
 def server_context(cert: Path, key: Path) -> ssl.SSLContext:
@@ -135,9 +119,8 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
     Raises:
         ConfigError: A file is missing, or the two do not belong together.
     """
-    for path, what in ((cert, "certificate"), (key, "certificate's key")):
-        if not path.exists():
-            raise ConfigError(f"The {what} {path} does not exist. Run `fleetshell init` to make a self-signed one.")
+    _look_at(cert, "certificate")
+    _look_at(key, "certificate's key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

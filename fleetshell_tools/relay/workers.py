@@ -53,6 +53,11 @@ class WorkerPool:
         """How many threads there are now."""
         return len(self._threads)
 
+    @property
+    def lent(self) -> int:
+        """How many threads are out of the count now."""
+        return self._lent
+
     def submit(self, job: Job) -> None:
         """Run `job` soon; after `stop` it is forgotten."""
         with self._lock:

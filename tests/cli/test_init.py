@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 import yaml
 from support.certificates import put_signed_certificate
 from support.homes import CliHome
+from support.processes import wait_until
 from support.relay import PROGRAM, RelayHome, RelayProcess, fleetshell
 from support.screen import DARK_TERMINAL, LIGHT_TERMINAL, scan, screenshot
 
@@ -415,13 +417,16 @@ def test_without_its_configuration_a_home_gets_a_new_key_and_secret_and_keeps_th
 @pytest.mark.parametrize(
     ("pattern", "added"),
     [
-        (r" +api_key: .*\n", {"relay.http.auth.api_key"}),
-        (r" +totp_secret: .*\n", {"mfa.totp_secret"}),
-        (r"mfa:\n(  .*\n)*", {"mfa.totp_secret"}),
+        (r" +api_key: .*\n", ["relay.http.auth.api_key"]),
+        (r" +totp_secret: .*\n", ["mfa.totp_secret"]),
+        (
+            r"mfa:\n(  .*\n)*",
+            ["mfa.totp_secret", "mfa.enabled", "mfa.session_lifetime", "mfa.grant_scope", "mfa.locked_as"],
+        ),
     ],
 )
 def test_a_configuration_without_a_secret_gets_one_and_keeps_its_comments(
-    home: CliHome, pattern: str, added: set[str], capsys: Captured
+    home: CliHome, pattern: str, added: list[str], capsys: Captured
 ) -> None:
     path = home.path / "config.yaml"
     old = loaded(home)
@@ -438,6 +443,31 @@ def test_a_configuration_without_a_secret_gets_one_and_keeps_its_comments(
     assert (new.mfa.totp_secret != old.mfa.totp_secret) == ("mfa.totp_secret" in added)
     assert (f"Manual entry key: {new.mfa.totp_secret}" in shown) == ("mfa.totp_secret" in added)
     assert new.mfa.enabled
+
+
+def test_a_configuration_of_an_older_version_gets_what_is_new_and_keeps_what_the_user_wrote(
+    home: CliHome, capsys: Captured
+) -> None:
+    path = home.path / "config.yaml"
+    old = "# mine\nrelay:\n  http:\n    port: 9443  # behind the wall\n    auth: {api_key: fsk_an_older_key_of_mine}\n"
+    old += "mfa:\n  totp_secret: JBSWY3DPEHPK3PXP\n  session_lifetime: 600\n"
+    path.write_text(old)
+    assert home.run("init") == 0
+    shown = capsys.readouterr().out
+    assert "completed config.yaml (added relay.private_key, relay.public_key," in shown and "mfa.grant_scope" in shown
+    assert set(old.splitlines()) <= set(path.read_text().splitlines())
+    config = loaded(home)
+    assert (config.relay.http.port, config.mfa.session_lifetime, config.mfa.totp_secret) == (
+        9443,
+        600,
+        "JBSWY3DPEHPK3PXP",
+    )
+    assert config.security == Config().security
+    assert home.audit()[-1]["event"] == "initialized" and "mfa.grant_scope" in home.audit()[-1]["created"]
+    before = path.read_bytes()
+    assert home.run("init") == 0
+    assert path.read_bytes() == before
+    assert "kept      config.yaml" in capsys.readouterr().out
 
 
 def test_force_makes_a_new_configuration_and_certificate_but_never_a_new_ssh_key(home: CliHome) -> None:
@@ -527,5 +557,34 @@ def test_a_running_relay_serves_the_renewed_certificate_at_once(tmp_path: Path) 
     try:
         assert "The running relay has taken it over." in home.run("init", "--renew-cert").stdout
         assert ssl.get_server_certificate(("127.0.0.1", relay.port)).strip() == home.certificate.read_text().strip()
+    finally:
+        assert relay.stop() == 0
+
+
+def test_a_reload_serves_the_certificate_that_another_program_has_put_in_place(tmp_path: Path) -> None:
+    home = RelayHome(tmp_path / "home")
+    fleetshell(home.path, "init", "--hostname", "localhost")
+    relay = RelayProcess(home)
+    try:
+        put_signed_certificate(home.path / "certs", tmp_path)
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        with pytest.raises(ssl.SSLCertVerificationError), socket.create_connection(("127.0.0.1", relay.port)) as plain:
+            context.wrap_socket(plain, server_hostname="relay.example.com")
+        home.run("reload")
+        with socket.create_connection(("127.0.0.1", relay.port)) as plain:
+            with context.wrap_socket(plain, server_hostname="relay.example.com") as safe:
+                ends = ssl.cert_time_to_seconds(str((safe.getpeercert() or {})["notAfter"]))
+        status = json.loads(home.run("status", "--json").stdout)
+        assert status["certificate_ends"] == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
+        warning = re.compile(r"WARNING The certificate ends on \d{4}-\d\d-\d\d \((29|30) days left\)")
+        wait_until(
+            lambda: warning.search(relay.log.read_text()) is not None, 20, "the log warns of the certificate's end"
+        )
+        assert "days left" in home.run("status").stdout
+        (home.path / "certs" / "cert.pem").write_text("nonsense")
+        refused = home.run("reload", check=False)
+        assert refused.returncode == 1 and "not a certificate" in refused.stderr
+        with socket.create_connection(("127.0.0.1", relay.port)) as plain:
+            context.wrap_socket(plain, server_hostname="relay.example.com").close()
     finally:
         assert relay.stop() == 0

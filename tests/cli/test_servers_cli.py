@@ -272,6 +272,17 @@ def test_an_editor_that_fails_changes_nothing(home: CliHome, editor: Callable[[s
     assert not list(home.path.glob(".edit-*"))
 
 
+def test_what_an_editor_saved_before_it_crashed_is_kept(
+    home: CliHome, editor: Callable[[str], Path], capsys: Captured
+) -> None:
+    path = home.write("db-prod-01", DB)
+    editor('echo "# much work" >>"$1"; kill -9 $$')
+    assert home.run("edit", "db-prod-01") == 1
+    aside = path.with_name("db-prod-01.conf.rejected")
+    assert str(aside) in capsys.readouterr().err
+    assert aside.read_text() == DB + "# much work\n" and path.read_text() == DB
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [("no-such-editor -x", "no-such-editor, which is not installed"), ("'vi", "can't be read as a command")],

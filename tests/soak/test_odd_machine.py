@@ -71,7 +71,7 @@ def test_a_clock_that_jumps_an_hour_neither_ends_nor_gives_access_nor_breaks_the
 
 def test_with_sixty_four_descriptors_the_relay_says_what_it_lacks_and_recovers(home: RelayHome) -> None:
     home.run("auth", "disable")
-    relay = RelayProcess(home, program=["prlimit", "--nofile=64:64", *PROGRAM])
+    relay = RelayProcess(home, program=["prlimit", "--nofile=64:64", *PROGRAM, "--home", str(home.path)])
     pid = relay.process.pid
     try:
         with connected(relay) as client:

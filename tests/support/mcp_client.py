@@ -8,9 +8,8 @@ import json
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-from support.relay import RelayProcess
+from pathlib import Path
+from typing import Any, Protocol
 
 
 @dataclass
@@ -86,8 +85,26 @@ class Client:
         return str(result["content"][0]["text"])
 
 
+class _Home(Protocol):
+    @property
+    def certificate(self) -> Path: ...
+    @property
+    def api_key(self) -> str: ...
+
+
+class Reachable(Protocol):
+    """What a client has to know of a running relay."""
+
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def home(self) -> _Home: ...
+
+
 @contextlib.contextmanager
-def connected(relay: RelayProcess, *, key: str = "", initialize: bool = True, timeout: float = 30) -> Iterator[Client]:
+def connected(relay: Reachable, *, key: str = "", initialize: bool = True, timeout: float = 30) -> Iterator[Client]:
     """A client of a running relay, over TLS where the relay has it."""
     connection: http.client.HTTPConnection
     if relay.scheme == "https":

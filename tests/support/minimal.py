@@ -93,7 +93,7 @@ class MinimalHost:
             (self.root / name).write_text(text)
         for name, path in programs.items():
             shutil.copy(str(path), self.root / "bin" / name)
-            for library in _libraries(str(path)):
+            for library in libraries(str(path)):
                 target = self.root / library.lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(library, target)
@@ -104,7 +104,7 @@ class MinimalHost:
         subprocess.run(make, check=True, capture_output=True)
 
 
-def _libraries(program: str) -> list[str]:
+def libraries(program: str) -> list[str]:
     """The shared libraries that a program loads; none where it is static."""
     listed = subprocess.run(["ldd", program], capture_output=True, text=True)
     return re.findall(r"/\S+", listed.stdout) if listed.returncode == 0 else []

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,15 +93,16 @@ class RelayProcess:
 
     Args:
         shared: It outlives single tests.
-        program: What is started in place of `fleetshell`.
+        program: What starts it, in place of this tree's program on that home.
     """
 
     def __init__(
-        self, home: RelayHome, *arguments: str, shared: bool = False, program: Sequence[str] = PROGRAM
+        self, home: RelayHome, *arguments: str, shared: bool = False, program: list[str] | None = None
     ) -> None:
         self.home = home
         self.log = home.path / "serve.log"
-        command = [*program, "--home", str(home.path), "serve", "--host", "127.0.0.1", *arguments]
+        program = program or [*PROGRAM, "--home", str(home.path)]
+        command = [*program, "serve", "--host", "127.0.0.1", *arguments]
         if "--port" not in arguments:
             command += ["--port", "0"]
         self._log_start = self.log.stat().st_size if self.log.exists() else 0

@@ -24,7 +24,7 @@ USERS = ("root", "admin", "plain")
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "libpam-systemd", "dbus", "openssh-server", "procps", "iproute2"),
-    *("nginx-light", "sudo", "cron", "python3-minimal"),
+    *("nginx-light", "sudo", "cron", "python3"),
 )
 _PROGRAMS = {"unshare": "util-linux", "debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"}
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -170,6 +170,7 @@ class SystemdHost:
     Args:
         folder: A folder of its own; created.
         key: Lets in `USERS`.
+        keeps_files: It has a copy of the base's files, so that `reboot` finds those that it has then.
 
     Attributes:
         mark: The mark of all processes of this host (see `support.processes`).
@@ -179,7 +180,7 @@ class SystemdHost:
         CannotRun: This machine permits no such host.
     """
 
-    def __init__(self, folder: Path, key: KeyPair, address: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, key: KeyPair, address: str = "127.0.0.1", *, keeps_files: bool = False) -> None:
         base = prepare()
         if isinstance(base, CannotRun):
             raise base
@@ -201,21 +202,21 @@ class SystemdHost:
         self.cgroups = _make_cgroups(f"fleetshell-test-{self.mark}")
         self._in_use = open(base / "lock")  # noqa: SIM115  # until the host stops
         fcntl.flock(self._in_use, fcntl.LOCK_SH)
-        command = [
+        self._copy = folder / "root" if keeps_files else None
+        files = [f"--directory={base / 'root'}", "--read-only", "--volatile=overlay"]
+        if self._copy:
+            subprocess.run(["cp", "-a", str(base / "root"), str(self._copy)], check=True)
+            files = [f"--directory={self._copy}"]
+        self._command = [
             *("sh", "-euc", _ENTER, "sh", str(self.mark), *map(str, self.cgroups), "--"),
             *("systemd-nspawn", "--quiet", "--boot", "--console=pipe", "--settings=no", "--register=no", "--keep-unit"),
-            *(f"--directory={base / 'root'}", "--read-only", "--volatile=overlay", f"--bind-ro={etc}:/etc/fleetshell"),
+            *(*files, f"--bind-ro={etc}:/etc/fleetshell"),
             *("--private-users=no", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             *(f"--machine=fleetshell-{self.port}", f"--rlimit=RSS={self.mark}"),
         ]
-        with open(self._console, "wb") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
-            )
+        self._boot()
         try:
-            wait_until(self._answers, _BOOT_SECONDS, "sshd of the systemd host answers")
-            state = self.run("root", "systemctl is-system-running --wait || true").strip()
-            assert state in ("running", "degraded"), f"the systemd host is {state}: {self.console()}"
+            self._wait_for_boot()
             self._visit()
         except BaseException:
             self.stop()
@@ -227,10 +228,25 @@ class SystemdHost:
 
     def run(self, user: str, command: str) -> str:
         """A command's stdout, by the ssh program and not by FleetShell; for what a test needs to prepare."""
+        return subprocess.run(
+            self._ssh(user, command), check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    def _ssh(self, user: str, command: str) -> list[str]:
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "IdentitiesOnly=yes")
         ssh = ["ssh", "-F", "none", *(f"-o{option}" for option in options), "-i", str(self._key.private)]
-        full = [*ssh, "-p", str(self.port), f"{user}@{self.address}", command]
-        return subprocess.run(full, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True).stdout
+        return [*ssh, "-p", str(self.port), f"{user}@{self.address}", command]
+
+    def _wait_for_boot(self) -> None:
+        wait_until(self._answers, _BOOT_SECONDS, "sshd of the systemd host answers")
+        state = self.run("root", "systemctl is-system-running --wait || true").strip()
+        assert state in ("running", "degraded"), f"the systemd host is {state}: {self.console()}"
+
+    def _boot(self) -> None:
+        with open(self._console, "wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
+            )
 
     def get(self, path: str, client: str = "192.0.2.1") -> int:
         """The status that nginx gives a client with that address."""
@@ -248,8 +264,28 @@ class SystemdHost:
         found = [process for process in processes.alive(self.mark) if process.name not in SERVER_PROGRAMS]
         return [process for process in found if "/session-" in _cgroup_of(process) or "/ssh.s" in _cgroup_of(process)]
 
+    def put(self, source: Path, target: str, mode: str = "644") -> None:
+        """Copy a file to the host, as root."""
+        with open(source, "rb") as file:
+            subprocess.run(self._ssh("root", f"cat >{target} && chmod {mode} {target}"), check=True, stdin=file)
+
+    def reboot(self) -> None:
+        """Power it off and boot it again; returns when all is up. Only for one that keeps its files."""
+        self._power_off()
+        self._boot()
+        self._wait_for_boot()
+
     def stop(self) -> None:
         """Power the host off; what does not end by itself is killed."""
+        self._power_off()
+        for cgroup in self.cgroups:
+            for folder, _, _ in os.walk(cgroup, topdown=False):
+                os.rmdir(folder)
+        if self._copy:
+            shutil.rmtree(self._copy)
+        self._in_use.close()
+
+    def _power_off(self) -> None:
         self._process.terminate()
         try:
             self._process.wait(20)
@@ -257,10 +293,6 @@ class SystemdHost:
             self._process.kill()
             self._process.wait()
         wait_until(lambda: not processes.alive(self.mark), 10, "the systemd host is gone")
-        for cgroup in self.cgroups:
-            for folder, _, _ in os.walk(cgroup, topdown=False):
-                os.rmdir(folder)
-        self._in_use.close()
 
     def _answers(self) -> bool:
         if self._process.poll() is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import fcntl
 import os
 import pty
 import select
 import subprocess
+import termios
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 
 class Terminal:
@@ -18,9 +21,17 @@ class Terminal:
     Args:
         environment: Added to the test's own.
         patience: Seconds that `expect` and `end` wait at most.
+        controls: It is the program's controlling terminal, so that Ctrl-C is a signal.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None, patience: float = 30) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str] | None = None,
+        patience: float = 30,
+        *,
+        controls: bool = False,
+    ) -> None:
         self.seen = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._read_to = 0
@@ -30,6 +41,7 @@ class Terminal:
             self.process = subprocess.Popen(
                 list(command), stdin=other, stdout=other, stderr=other, start_new_session=True,
                 env={**os.environ, "TERM": "dumb", **(environment or {})},
+                preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if controls else None,
             )  # fmt: skip
         finally:
             os.close(other)
@@ -57,6 +69,14 @@ class Terminal:
     def type(self, line: str) -> None:
         """Type a line and Enter."""
         os.write(self._fd, f"{line}\n".encode())
+
+    def keys(self, keys: str) -> None:
+        """Press keys, without Enter."""
+        os.write(self._fd, keys.encode())
+
+    def settings(self) -> list[Any]:
+        """How the terminal is set (termios(3))."""
+        return termios.tcgetattr(self._fd)
 
     def answer(self, question: str, line: str) -> None:
         """Wait for a question, and answer it."""
