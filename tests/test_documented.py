@@ -20,6 +20,7 @@ from fleetshell_tools.core import errors
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.mcps import Mcp
 from fleetshell_tools.core.servers import Server
+from fleetshell_tools.core.tool import Tool
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
@@ -42,7 +43,7 @@ def test_every_exit_code_is_documented_in_the_readme_and_in_the_help() -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: str(tool.name))
-def test_every_tool_has_its_section_its_row_and_an_example_that_it_takes(tool: docs.Tool) -> None:
+def test_every_tool_has_its_section_its_row_and_an_example_that_it_takes(tool: Tool) -> None:
     assert f"\n## {tool.name}\n" in PAGES["tools.md"]
     assert f"`{tool.name}`" in README
     tool.arguments(docs.examples()[tool.name])
