@@ -1,4 +1,4 @@
-"""Runs a quick part of the tests that need no host on every other supported Python of this machine; `make test` does so at its end."""
+"""Runs a quick part of the tests that need no host on the other supported Pythons here; `make test` ends with it."""
 
 from __future__ import annotations
 
