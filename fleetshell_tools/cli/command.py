@@ -37,7 +37,7 @@ class _Missing(Exception):
         self.names = names
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Tells of missing arguments where somebody can be asked for them."""
 
     def error(self, message: str) -> NoReturn:
@@ -67,11 +67,9 @@ class Command:
     def __post_init__(self) -> None:
         object.__setattr__(self, "summary", inspect.cleandoc(self.function.__doc__ or ""))
 
-    def parser(
-        self, prog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
+    def parser(self, prog: str, kind: type[Parser] = Parser) -> Parser:
         """The parser of this command alone."""
-        parser = _Parser(
+        parser = kind(
             prog=f"{prog} {self.name}",
             description=self.summary,
             epilog=f"example:\n  {self.example}" if self.example else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleetshell_tools.cli import output
-from fleetshell_tools.cli.command import JSON, Arg, Command, command
+from fleetshell_tools.cli.command import JSON, Arg, Command, Parser, command
 from fleetshell_tools.cli.mcp_shown import list_mcps, test
 from fleetshell_tools.core import yamlfile
 from fleetshell_tools.core.errors import FleetShellError, NotFound, UsageError
@@ -33,7 +33,7 @@ LAUNCHERS = ("npx", "uvx", "bunx", "pnpx")
 FOLLOW_SECONDS = 0.25
 
 
-class _WithArguments(argparse.ArgumentParser):
+class _WithArguments(Parser):
     """Takes the word after each `-a` for its value, even where it begins with `-`, which argparse refuses.
 
     Options may also stand between ID and COMMAND.
@@ -60,7 +60,7 @@ class _WithArguments(argparse.ArgumentParser):
 class _Add(Command):
     """`mcp add`, whose `-a` takes anything."""
 
-    def parser(self, prog: str, kind: type[argparse.ArgumentParser] = _WithArguments) -> argparse.ArgumentParser:
+    def parser(self, prog: str, kind: type[Parser] = _WithArguments) -> Parser:
         """See `Command`."""
         return super().parser(prog, kind)
 
