@@ -7,7 +7,7 @@ help:
 	@echo "make test              everything that must pass: lint, types, tests (make test ARGS='tests/core -x')"
 	@echo "make lint              lint and types alone"
 	@echo "make conformance       the official MCP conformance suites, the Inspector and real clients; needs npm"
-	@echo "make soak              load, faults and bad input for about an hour (FLEETSHELL_SOAK_SECONDS=60 and the like: less)"
+	@echo "make soak              load, faults and bad input for about half an hour (FLEETSHELL_SOAK_SECONDS=60 and the like: less)"
 	@echo "make docs              write what is made from the code: pages of docs/, man page, completions, the demo's picture"
 	@echo "make bench             measure speed"
 	@echo "make clean             remove what these made, .venv too"
