@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 VERSION = "2025-11-25"
+MCP_PATH = "/mcp"
 FIRST_ID = 10_000_000
 SILENCE = 20.0
 """Seconds without any answer after which a measurement has failed."""
@@ -44,6 +45,7 @@ class Job:
         seconds: How long to measure.
         most: After how many answers to stop, at the latest.
         warm_up: Seconds of the same load before, which do not count.
+        path: Where requests go; what is not MCP there gets `params` with an id, without JSON-RPC and sessions.
     """
 
     port: int
@@ -55,6 +57,7 @@ class Job:
     seconds: float = 1.0
     most: int = 1_000_000
     warm_up: float = 0.2
+    path: str = MCP_PATH
 
 
 @dataclass
@@ -90,7 +93,8 @@ class Wire:
         self._session = b""
         self._data = bytearray()
         self._length = 0
-        self._open_session()
+        if job.path == MCP_PATH:
+            self._open_session()
         self._prefix, self._suffix = self._frame(job.method, job.params)
         self.sock.setblocking(False)
 
@@ -120,6 +124,9 @@ class Wire:
     def close(self) -> None:
         """End the session, then the connection."""
         self.sock.settimeout(SILENCE)
+        if not self._session:
+            self.sock.close()
+            return
         head, _ = self._exchange(b"DELETE", b"")
         if not head.startswith(b"HTTP/1.1 2"):
             raise RuntimeError(f"the session could not be ended: {head!r}")
@@ -153,11 +160,13 @@ class Wire:
             b'{"jsonrpc":"2.0","id":',
             b',"method":"%b","params":%b}' % (method.encode(), json.dumps(params).encode()),
         )
+        if self._job.path != MCP_PATH:
+            before, after = b'{"id":', b",%b" % json.dumps(params).encode()[1:]
         return self._head(b"POST", len(before) + 8 + len(after)) + before, after
 
     def _head(self, method: bytes, length: int) -> bytes:
         lines = [
-            b"%b /mcp HTTP/1.1" % method,
+            b"%b %b HTTP/1.1" % (method, self._job.path.encode()),
             b"Host: 127.0.0.1:%d" % self._job.port,
             b"Accept: application/json, text/event-stream",
             b"Content-Type: application/json",
