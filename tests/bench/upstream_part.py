@@ -23,15 +23,14 @@ from support.relay import RelayHome, RelayProcess
 
 from bench import setup
 from bench.effort import Effort
-from bench.load import MCP_PATH, Job, Report
+from bench.load import Job, Report
 from bench.peers import HERE, cpu_seconds, load, make_home, make_key, need, relay, resident_mebibytes
 from bench.table import Missing, Part, Row, Values
 from fleetshell_tools.core import yamlfile
 
 CONNECTIONS = 16
-HUB_PATH = "/api/servers/tools"
 WHAT = "echo of server-everything"
-PEERS = ("mcp-proxy", "FastMCP proxy", "mcp-hub (REST)")
+PEERS = ("mcp-proxy", "FastMCP proxy", "mcp-hub")
 ALONE = {name: Row(f"{WHAT}, 1 connection, p50", f"{name}, p50", "ms", 1) for name in PEERS}
 BUSY = {name: Row(f"{WHAT}, {CONNECTIONS} connections", name, "/s", 1.5, at_least=True) for name in PEERS}
 COSTS = {name: Row(f"{WHAT}, CPU of the program before it", name, "ms") for name in PEERS}
@@ -56,7 +55,7 @@ class Front:
     params: Callable[[str, dict[str, Any]], dict[str, Any]]
     certificate: str = ""
     key: str = ""
-    path: str = MCP_PATH
+    sse: bool = False
     alone: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
@@ -65,7 +64,7 @@ class Front:
         return load(
             Job(
                 self.port, "tools/call", self.params(tool, arguments), self.certificate, self.key, connections, seconds, most,
-                warm_up, self.path,
+                warm_up, self.sse,
             )
         )  # fmt: skip
 
@@ -102,23 +101,25 @@ def once(front: Front, tool: str, arguments: dict[str, Any]) -> None:
     else:
         connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=30)
     with contextlib.closing(connection):
-        body: dict[str, Any] = front.params(tool, arguments)
-        if front.path == MCP_PATH:
+        # One call says the same of mcp-hub over its REST interface, which takes as much as its other one.
+        path = "/api/servers/tools" if front.sse else "/mcp"
+        body: dict[str, Any] = {"server_name": "all", "tool": tool, "arguments": arguments}
+        if not front.sse:
             hello = {
                 "protocolVersion": "2025-11-25",
                 "capabilities": {},
                 "clientInfo": {"name": "bench", "version": "1"},
             }
             first = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
-            connection.request("POST", front.path, json.dumps(first), headers)
+            connection.request("POST", path, json.dumps(first), headers)
             answer = connection.getresponse()
             answer.read()
             headers["Mcp-Session-Id"] = answer.headers["Mcp-Session-Id"]
             note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-            connection.request("POST", front.path, json.dumps(note), headers)
+            connection.request("POST", path, json.dumps(note), headers)
             connection.getresponse().read()
-            body = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": body}
-        connection.request("POST", front.path, json.dumps(body), headers)
+            body = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": front.params(tool, arguments)}
+        connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
         said = answer.read().decode()
     if answer.status != 200 or '"result":' not in said.replace('": ', '":') or '"isError":true' in said:
@@ -131,6 +132,8 @@ def measure(folder: Path, effort: Effort) -> Values:
     script = str(setup.npm_package(setup.EVERYTHING) / "dist" / "index.js")
     values: Values = {}
     home = make_home(folder / "home", make_key(folder / "key"), "127.0.0.1", 22, "nobody")
+    with open(home.path / "config.yaml", "a") as config:
+        config.write("limits: {calls_per_minute: 0, session_calls_per_minute: 0}\n")
     for number in range(STARTS + 1):
         add(home, f"all{number}", script, auto_start=number == 0)
     with contextlib.ExitStack() as stack:
@@ -142,7 +145,7 @@ def measure(folder: Path, effort: Effort) -> Values:
         client = stack.enter_context(connected(process))
         wait_until(lambda: state(client, "all0")["status"] == "ready", 30, "the server runs")
         fronts: dict[str, Front] = {}
-        for name, start in (("mcp-proxy", mcp_proxy), ("FastMCP proxy", fastmcp_proxy), ("mcp-hub (REST)", mcp_hub)):
+        for name, start in (("mcp-proxy", mcp_proxy), ("FastMCP proxy", fastmcp_proxy), ("mcp-hub", mcp_hub)):
             try:
                 fronts[name] = stack.enter_context(start(script, folder))
             except Missing as why:
@@ -211,10 +214,18 @@ def after_a_crash(client: Client, home: RelayHome, mcp_id: str) -> float:
 def ended_with(process: RelayProcess, home: RelayHome) -> tuple[float, float]:
     """How many servers have ended five seconds after their relay was killed, and how many there were."""
     pids = list(running(home).values())
+    relay_pid = process.process.pid
+    children = [
+        int(pid)
+        for file in Path(f"/proc/{relay_pid}/task").glob("*/children")  # proc(5)
+        for pid in file.read_text().split()
+    ]
     process.stop(signal.SIGKILL)
     deadline = time.monotonic() + 5
     while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
+    # Whoever ended them gives them some time before it ends itself.
+    wait_until(lambda: not any(alive(pid) for pid in children if pid not in left), 20, "the relay's keeper has ended")
     return float(len(pids) - len(left)), float(len(pids))
 
 
@@ -262,7 +273,7 @@ def fastmcp_proxy(script: str, folder: Path) -> contextlib.AbstractContextManage
 
 
 def mcp_hub(script: str, folder: Path) -> contextlib.AbstractContextManager[Front]:
-    """It speaks MCP to its clients over the transport of 2024-11-05 alone; its REST interface costs it less."""
+    """It speaks MCP to its clients over the transport of 2024-11-05 alone, HTTP+SSE."""
     program = setup.npm_package(setup.HUB) / "dist" / "cli.js"
     config = folder / "hub.json"
     config.write_text(json.dumps({"mcpServers": {"all": {"command": "node", "args": [script]}}}))
@@ -271,16 +282,16 @@ def mcp_hub(script: str, folder: Path) -> contextlib.AbstractContextManager[Fron
         return ["node", str(program), "--port", str(port), "--config", str(config)]
 
     def params(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {"server_name": "all", "tool": tool, "arguments": arguments}
+        return {"name": f"all__{tool}", "arguments": arguments}
 
     def ready(port: int) -> bool:
         try:
-            once(Front(0, port, params, path=HUB_PATH), "echo", {"message": "x"})
+            once(Front(0, port, params, sse=True), "echo", {"message": "x"})
         except (Missing, OSError):
             return False
         return True
 
-    return listening(command, ready, params=params, path=HUB_PATH)
+    return listening(command, ready, params=params, sse=True)
 
 
 def open_port(port: int) -> bool:
