@@ -21,6 +21,7 @@ from bench import (
     ssh_shell_part,
     startup_part,
     tokens_part,
+    upstream_part,
 )
 from bench.__main__ import measured
 from bench.effort import Effort, quick
@@ -43,11 +44,12 @@ def bench(part: Part, file: Path, **settings: Any) -> tuple[str, list[dict[str, 
 
 
 SSH_PARTS = [ssh_command_part.PART, ssh_mcp_part.PART, ssh_fanout_part.PART, ssh_shell_part.PART, tokens_part.PART]
+PARTS = [mcp_part.PART, startup_part.PART, guard_part.PART, upstream_part.PART, *SSH_PARTS]
+WHOLE = [mcp_part.PART, startup_part.PART]
+"""Those whose peers are there without an installation."""
 
 
-@pytest.mark.parametrize(
-    "part", [mcp_part.PART, startup_part.PART, guard_part.PART, *SSH_PARTS], ids=lambda part: part.name
-)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_every_row_of_the_benchmark_is_printed_with_its_values_or_the_peer_that_is_missing(
     part: Part, tmp_path: Path
 ) -> None:
@@ -64,7 +66,7 @@ def test_every_row_of_the_benchmark_is_printed_with_its_values_or_the_peer_that_
         assert row["problem"].startswith("skipped: ") or (
             row["problem"] == "" and row["ours"] > 0 and row["theirs"] > 0
         )
-    if part not in SSH_PARTS:
+    if part in WHOLE:
         assert all(row["problem"] == "" for row in rows)
     table = printed.splitlines()
     for promised in part.rows:

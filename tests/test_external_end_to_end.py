@@ -229,6 +229,26 @@ def test_nothing_is_left_of_a_relays_servers(home: RelayHome, number: signal.Sig
         after.stop()
 
 
+def test_a_package_of_the_marketplace_is_installed_and_its_tools_work_at_once(home: RelayHome) -> None:
+    home.run("auth", "disable")
+    relay = RelayProcess(home)
+    try:
+        with connected(relay, timeout=120) as client:
+            result = client.call("install_mcp", package_name="@modelcontextprotocol/server-memory")
+            text = result["content"][0]["text"]
+            if result["isError"] and ("can't be reached" in text or "Node.js" in text):
+                pytest.skip(text)
+            assert len(result["structuredContent"]["tools"]) == 9, text
+            graph = client.call("call_external_tool", tool_name="memory.read_graph")["structuredContent"]
+            assert graph == {"entities": [], "relations": []}
+            near = client.call("install_mcp", package_name="@modelcontextprotocol/server-memroy")
+            assert (
+                near["isError"] and 'Did you mean "@modelcontextprotocol/server-memory"' in near["content"][0]["text"]
+            )
+    finally:
+        relay.stop()
+
+
 @pytest.fixture
 def without_the_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program runs with the standard library, PyYAML and pyotp, and nothing else."""

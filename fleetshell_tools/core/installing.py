@@ -239,7 +239,8 @@ class Marketplace:
             if isinstance(error, FleetShellError):
                 raise
             raise FleetShellError(
-                f"{plan.spec} could not be installed: {error.strerror} ({error.filename}). Nothing of it was kept."
+                f"{plan.spec} could not be installed: {error.strerror}"
+                f"{f' ({error.filename})' if error.filename else ''}. Nothing of it was kept."
             ) from None
         record("mcp_installed", success=True, enabled=installed.enabled, **plan.fields())
         return installed

@@ -48,22 +48,26 @@ _KEPT = (
 _KEPT_BEGINNINGS = ("npm_config_", "pip_", "http_proxy", "https_proxy", "no_proxy", "all_proxy")
 """How the names of what else a package manager gets to see begin, in small letters: where it fetches from, and through what."""
 
-_NPM = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+_NPM = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=warn")
 _PIP = ("-m", "pip", "--no-input", "--disable-pip-version-check", "--quiet", "install", "--only-binary", ":all:")
+
+DISK_FULL = "the disk is full, so {what} could not be installed. Free some space and try again"
+_HARDLY_ANY = 1 << 20
+"""Bytes of free space below which a failure without a reason is put down to the disk."""
 
 _REASONS: tuple[tuple[str, type[FleetShellError], str], ...] = (
     (r"EINTEGRITY|THESE PACKAGES DO NOT MATCH THE HASHES", Refused,
      "what was fetched for {what} is not what was reviewed (its hash differs). Nothing was installed; tell the operator"),
-    (r"\bE404\b|\bETARGET\b|No matching version found|No matching distribution found|Could not find a version", NotFound,
-     "there is no {what}, or none for this machine. Check the name and the version"),
     (r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|NewConnectionError|NameResolutionError|"
      r"ConnectTimeoutError|ReadTimeoutError|ENOTCACHED", FleetShellError,
      "{what} could not be fetched: the package registry can't be reached. Check the network of this machine and try again"),
-    (r"ENOSPC|No space left", FleetShellError, "the disk is full, so {what} could not be installed. Free some space and try again"),
+    (r"ENOSPC|No space left", FleetShellError, DISK_FULL),
+    (r"\bE404\b|\bETARGET\b|No matching version found|No matching distribution found|Could not find a version", NotFound,
+     "there is no {what}, or none for this machine. Check the name and the version"),
     (r"EACCES|EROFS|Permission denied|Read-only file system", FleetShellError,
      "{what} could not be installed, because a file may not be written"),
 )  # fmt: skip
-"""What a package manager prints, and what that means."""
+"""What a package manager prints, and what that means. pip goes on after it could not reach anything, and then finds nothing."""
 
 
 class PackageManagers:
@@ -271,12 +275,16 @@ def _run(command: Sequence[str], folder: Path, what: str, cancelled: Cancellatio
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        if process.returncode:
-            said.seek(max(0, said.seek(0, os.SEEK_END) - 65536))
-            raise _failure(said.read().decode("utf-8", "replace"), what)
+        said.seek(max(0, said.seek(0, os.SEEK_END) - 65536))
+        words = said.read().decode("utf-8", "replace")
+    # To npm a file that could not be unpacked is worth a warning.
+    if process.returncode or "TAR_ENTRY_ERROR" in words:
+        raise _failure(words, what, folder)
 
 
-def _failure(said: str, what: str) -> FleetShellError:
+def _failure(said: str, what: str, folder: Path) -> FleetShellError:
+    if shutil.disk_usage(folder).free < _HARDLY_ANY:
+        said = f"No space left\n{said}"
     for pattern, kind, sentence in _REASONS:
         if re.search(pattern, said):
             words = sentence.format(what=what)

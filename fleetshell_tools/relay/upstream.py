@@ -23,6 +23,7 @@ from fleetshell_tools.core.mcps import Mcp, address_problem
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.version import __version__
 from fleetshell_tools.relay.upstream_children import Notes
+from fleetshell_tools.relay.upstream_direct import REQUEST_TIMEOUT, Direct, ServerError
 from fleetshell_tools.relay.upstream_log import UpstreamLog
 from fleetshell_tools.relay.upstream_process import MAX_LINE, Child
 from fleetshell_tools.relay.upstream_tools import MAX_TOOLS
@@ -36,24 +37,11 @@ MAX_NOISE = 1 << 20
 MAX_ROUNDS = 10
 """Questions in a row that a server may have for the client of one call."""
 MAX_PAGES = 64
-CONNECTION_CLOSED, REQUEST_TIMEOUT = -32000, -32001
+CONNECTION_CLOSED = -32000
 _WAITING, _NO_LIMIT = 1000, 1e8
 
 Asking = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Asks the client of a call; raises FleetShellError."""
-
-
-class ServerError(Exception):
-    """The server answered a request with a JSON-RPC error."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = one_line(message, 2000)
-
-    @property
-    def timed_out(self) -> bool:
-        return self.code == REQUEST_TIMEOUT
 
 
 class NoHandshake(Unreachable):
@@ -113,12 +101,14 @@ class Connection:
         ended: Set once it is of no use any more; `why` then says how it ended.
     """
 
-    def __init__(self, client: Any, child: Child | None) -> None:
+    def __init__(self, client: Any, pipe: _Pipe | None) -> None:
+        child = pipe.child if pipe is not None else None
         self.version: str = client.protocol_version
         self.modern = client.session.discover_result is not None
         self.ended = child.ended if child is not None else asyncio.Event()
         self._client = client
         self._child = child
+        self._direct = pipe.direct if pipe is not None and not self.modern else None
         self._lost = ""
 
     @property
@@ -160,6 +150,8 @@ class Connection:
         asking: Asking,
     ) -> dict[str, Any]:
         """`tools/call`; a modern server's questions are answered by `asking` in between."""
+        if self._direct is not None:
+            return await self._direct.call(name, arguments, progress)
         types = _sdk().types
 
         def request(**more: Any) -> Any:
@@ -283,7 +275,7 @@ async def connect(
     try:
         async with client:
             entered = True
-            connection = Connection(client, child)
+            connection = Connection(client, pipe)
             changes = asyncio.get_running_loop().create_task(connection.changes(hooks.changed))
             try:
                 yield connection
@@ -336,6 +328,7 @@ class _Pipe:
 
     def __init__(self, mcp: Mcp, log: UpstreamLog, notes: Notes) -> None:
         self.child = Child(mcp.id, log, notes, self.take)
+        self.direct = Direct(self.child.post, self.child.write)
         self._mcp = mcp
         self._log = log
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
@@ -350,6 +343,7 @@ class _Pipe:
             yield self, self
         finally:
             watch.cancel()
+            self.direct.close(self.child.why or "it was stopped")
             # Native cancellation must not leave a process: the stopping goes on by itself, and is waited for.
             stopping = asyncio.ensure_future(self.child.stop())
             while not stopping.done():
@@ -358,6 +352,9 @@ class _Pipe:
 
     def take(self, line: bytes) -> None:
         """Take in a line of stdout."""
+        if self.direct.take(line):
+            self._noise = 0
+            return
         sdk = _sdk()
         try:
             message = sdk.types.jsonrpc_message_adapter.validate_json(line, by_name=False)
@@ -378,6 +375,7 @@ class _Pipe:
 
     async def _end(self) -> None:
         await self.child.ended.wait()
+        self.direct.close(self.child.why or "it was stopped")
         self._messages.put_nowait(None)
 
     # As a stream to read

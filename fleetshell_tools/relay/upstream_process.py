@@ -106,8 +106,8 @@ class Child:
     def pid(self) -> int:
         return self.group.pid
 
-    async def write(self, line: bytes) -> None:
-        """Write one line, and wait while the program does not read.
+    def post(self, line: bytes) -> None:
+        """Write one line without waiting for anything.
 
         Raises:
             ConnectionError: It has ended.
@@ -115,6 +115,14 @@ class Child:
         if self.ended.is_set() or self._stdin is None or self._stdin.is_closing():
             raise ConnectionResetError(self.why or "its stdin is closed")
         self._stdin.write(line + b"\n")
+
+    async def write(self, line: bytes) -> None:
+        """Write one line, and wait while the program does not read.
+
+        Raises:
+            ConnectionError: It has ended.
+        """
+        self.post(line)
         if not self._writable.is_set():
             # An end must wake a writer that waits, too.
             waits = [asyncio.ensure_future(event.wait()) for event in (self._writable, self.ended)]

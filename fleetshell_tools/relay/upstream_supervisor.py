@@ -15,8 +15,9 @@ from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.mcp_pins import Pins
 from fleetshell_tools.core.mcps import Mcp, resolved
 from fleetshell_tools.relay import upstream, upstream_tools
-from fleetshell_tools.relay.upstream import Asking, Connection, Hooks, ServerError
+from fleetshell_tools.relay.upstream import Asking, Connection, Hooks
 from fleetshell_tools.relay.upstream_children import Notes
+from fleetshell_tools.relay.upstream_direct import ServerError
 from fleetshell_tools.relay.upstream_log import UpstreamLog
 from fleetshell_tools.relay.upstream_prompts import UpstreamPrompt, usable_prompts
 from fleetshell_tools.relay.upstream_tools import UpstreamTool

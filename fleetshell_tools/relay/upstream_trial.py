@@ -16,8 +16,9 @@ from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.mcps import Mcp, resolved
 from fleetshell_tools.core.text import one_line
 from fleetshell_tools.relay import upstream
-from fleetshell_tools.relay.upstream import Connection, Hooks, NoHandshake, ServerError
+from fleetshell_tools.relay.upstream import Connection, Hooks, NoHandshake
 from fleetshell_tools.relay.upstream_children import Notes
+from fleetshell_tools.relay.upstream_direct import ServerError
 from fleetshell_tools.relay.upstream_log import UpstreamLog
 from fleetshell_tools.relay.upstream_tools import usable
 

@@ -38,9 +38,9 @@ from fleetshell_tools.core.mcps import Mcp, McpStore
 from fleetshell_tools.core.types import Ask, Caller, Cancellation, Progress
 from fleetshell_tools.core.words import nearest
 from fleetshell_tools.relay import upstream, upstream_children, upstream_results, upstream_tools
-from fleetshell_tools.relay.upstream import ServerError
 from fleetshell_tools.relay.upstream_calls import Client, wait_for
 from fleetshell_tools.relay.upstream_description import described
+from fleetshell_tools.relay.upstream_direct import ServerError
 from fleetshell_tools.relay.upstream_prompts import UpstreamPrompt
 from fleetshell_tools.relay.upstream_supervisor import Known, Supervisor, Surroundings
 from fleetshell_tools.relay.upstream_tools import UpstreamTool

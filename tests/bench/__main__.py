@@ -35,6 +35,7 @@ def main() -> int:
         ssh_shell_part,
         startup_part,
         tokens_part,
+        upstream_part,
     )
     from bench.effort import full, quick
     from bench.table import machine, render
@@ -47,6 +48,7 @@ def main() -> int:
         ssh_mcp_part,
         ssh_fanout_part,
         ssh_shell_part,
+        upstream_part,
         tokens_part,
     )
     parts = [module.PART for module in modules]
@@ -62,6 +64,8 @@ def main() -> int:
     chosen = [part for part in parts if options.only is None or f"{part.name}-".startswith(f"{options.only}-")]
     if not options.quick and any(part.name.startswith("ssh") for part in chosen):
         setup.install()
+    if not options.quick and upstream_part.PART in chosen:
+        setup.install_proxies()
     signal.signal(signal.SIGTERM, _give_up)
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(LIMIT)

@@ -6,6 +6,7 @@ beforehand, in which only the id changes, and of an answer only its end is looke
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -44,6 +45,7 @@ class Job:
         seconds: How long to measure.
         most: After how many answers to stop, at the latest.
         warm_up: Seconds of the same load before, which do not count.
+        sse: The server speaks the HTTP+SSE transport of 2024-11-05: answers come on a stream of their own.
     """
 
     port: int
@@ -55,6 +57,7 @@ class Job:
     seconds: float = 1.0
     most: int = 1_000_000
     warm_up: float = 0.2
+    sse: bool = False
 
 
 @dataclass
@@ -90,6 +93,7 @@ class Wire:
         self._session = b""
         self._data = bytearray()
         self._length = 0
+        self._path = b"/mcp"
         self._open_session()
         self._prefix, self._suffix = self._frame(job.method, job.params)
         self.sock.setblocking(False)
@@ -157,7 +161,7 @@ class Wire:
 
     def _head(self, method: bytes, length: int) -> bytes:
         lines = [
-            b"%b /mcp HTTP/1.1" % method,
+            b"%b %b HTTP/1.1" % (method, self._path),
             b"Host: 127.0.0.1:%d" % self._job.port,
             b"Accept: application/json, text/event-stream",
             b"Content-Type: application/json",
@@ -182,6 +186,63 @@ class Wire:
             answer += more
         head, _, rest = bytes(answer).partition(b"\r\n\r\n")
         return head, rest
+
+
+class SseWire(Wire):
+    """One session of the HTTP+SSE transport: requests on one connection, answers as events on another."""
+
+    def send(self) -> None:
+        """Send the next request, once the plain answers to those before it are out of the way."""
+        while not self._acknowledged():
+            self.sock.setblocking(True)
+            self._said += self.sock.recv(65536)
+            self.sock.setblocking(False)
+        self._said.clear()
+        super().send()
+
+    def receive(self) -> bool:
+        """Read what is there; whether the answer is complete now."""
+        with contextlib.suppress(BlockingIOError):
+            self._said += self.sock.recv(65536)
+        with contextlib.suppress(BlockingIOError):
+            more = self._events.recv(262144)
+            if not more:
+                raise RuntimeError("the server closed the stream of events")
+            self._data += more
+        if b"\n\n" not in self._data:
+            return False
+        if b'"result":' not in self._data or b'"isError":true' in self._data:
+            raise RuntimeError(f"the server does not do what it was asked: {bytes(self._data[:2000])!r}")
+        self.answer = bytes(self._data)
+        self._data.clear()
+        return True
+
+    def close(self) -> None:
+        """End both connections."""
+        self.sock.close()
+        self._events.close()
+
+    def _acknowledged(self) -> bool:
+        return b"\r\n\r\n" in self._said and _is_complete(self._said)
+
+    def _open_session(self) -> None:
+        self._said = bytearray()
+        self._events = socket.create_connection(("127.0.0.1", self._job.port), timeout=SILENCE)
+        self._events.sendall(b"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n")
+        while (endpoint := re.search(rb"data: (/[!-~]+)\n\n", self._data)) is None:
+            self._data += self._events.recv(65536)
+        self._path = endpoint[1]
+        self._data.clear()
+        params = {"protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+        prefix, suffix = self._frame("initialize", params)
+        self._exchange_raw(b"%b%d%b" % (prefix, next(self._ids), suffix))
+        while b"\n\n" not in self._data:
+            self._data += self._events.recv(65536)
+        self._data.clear()
+        self._exchange(b"POST", json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode())
+        self._said += b"HTTP/1.1 202 \r\n\r\n"
+        self._events.setblocking(False)
+        self.fd = self._events.fileno()
 
 
 def _is_complete(data: bytearray) -> bool:
@@ -238,7 +299,7 @@ def drive(wires: list[Wire], seconds: float, most: int) -> tuple[list[float], fl
 def run(job: Job) -> Report:
     """Open the sessions, warm up, measure, end the sessions."""
     ids = iter(range(FIRST_ID, 10 * FIRST_ID))
-    wires = [Wire(job, ids) for _ in range(job.connections)]
+    wires = [(SseWire if job.sse else Wire)(job, ids) for _ in range(job.connections)]
     gc.disable()
     warm, _ = drive(wires, job.warm_up, job.most)
     cpu = time.process_time()

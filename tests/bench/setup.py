@@ -28,6 +28,12 @@ NPM_PACKAGES = ("ssh-mcp", "mcp-ssh-manager")
 PROGRAMS = ("pdsh", "tmux")
 """Programs, named like the Debian packages that bring them."""
 
+PROXIES = {"mcp-proxy": "mcp-proxy", "fastmcp": "fastmcp"}
+"""Folders under .cache/bench, and the packages in the virtual environment of each: they want different versions of the SDK."""
+
+HUB = "mcp-hub"
+EVERYTHING = "@modelcontextprotocol/server-everything"
+
 SECONDS = 300
 """How long one installer may take."""
 
@@ -60,6 +66,42 @@ def npm_package(name: str) -> Path:
     if not folder.is_dir():
         raise Missing(f"needs the npm package {name} in .cache/bench/npm")
     return folder
+
+
+def proxy_program(name: str) -> str:
+    """A program of one of `PROXIES`.
+
+    Raises:
+        Missing: It was not installed.
+    """
+    program = CACHE / name / "bin" / name
+    if not program.exists():
+        raise Missing(f"needs the Python package {PROXIES[name]} in .cache/bench/{name}")
+    return str(program)
+
+
+def install_proxies() -> None:
+    """Install what is missing of the peers that stand before other MCP servers, and the server that they stand before."""
+    for name, package in PROXIES.items():
+        folder = CACHE / name
+        if not (folder / "bin" / name).exists():
+            _run([sys.executable, "-m", "venv", str(folder)])
+            _run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", package])
+    for name in (HUB, EVERYTHING):
+        if not (NODE_MODULES / name).is_dir() and shutil.which("npm"):
+            NODE_MODULES.parent.mkdir(parents=True, exist_ok=True)
+            _run(
+                [
+                    "npm",
+                    "install",
+                    "--ignore-scripts",
+                    "--no-audit",
+                    "--no-fund",
+                    "--prefix",
+                    str(NODE_MODULES.parent),
+                    name,
+                ]
+            )
 
 
 def install() -> None:

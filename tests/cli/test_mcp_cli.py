@@ -86,6 +86,28 @@ def test_the_documented_lines_are_taken_as_they_stand(home: CliHome, capsys: Cap
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_the_other_documented_lines_are_taken_as_they_stand(
+    home: CliHome, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(home, "playwright", "npx", "-a", "-y", "-a", "@playwright/mcp@0.0.83")
+    log = home.path / "logs" / "mcp-playwright.log"
+    log.write_text("one line\n")
+    log.chmod(0o600)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for line, code, says in (
+        ("list", 0, "playwright"),
+        ("test playwright", 1, "npx"),
+        ("disable playwright", 0, "disabled"),
+        ("enable playwright", 0, "enabled"),
+        ("logs playwright -n 100", 0, "one line"),
+        ("remove playwright", 0, "playwright"),
+    ):
+        capsys.readouterr()
+        assert home.run("mcp", *line.split()) == code, line
+        said = capsys.readouterr()
+        assert says in (said.out + said.err).lower(), line
+
+
 @pytest.mark.parametrize(
     ("arguments", "args"),
     [

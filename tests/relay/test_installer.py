@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from fleetshell_tools.core import catalogue
 from fleetshell_tools.core.catalogue import Entry
 from fleetshell_tools.core.errors import Cancelled, FleetShellError, NotFound, Refused, TimedOut
 from fleetshell_tools.core.home import Home
+from fleetshell_tools.core.installing import Marketplace
 from fleetshell_tools.core.mcps import Mcp
 from fleetshell_tools.core.packages import Package
 from fleetshell_tools.core.types import Cancellation
@@ -102,6 +105,54 @@ def test_a_package_without_a_program_is_refused(tmp_path: Path) -> None:
         pytest.skip(caught.value.message)
 
 
+@pytest.fixture
+def no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a network, and with nothing fetched earlier."""
+    for name, value in {
+        "npm_config_registry": "http://127.0.0.1:9/", "npm_config_cache": str(tmp_path / "cache"), "npm_config_fetch_retries": "0",
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull,
+        "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("no_registry")
+@pytest.mark.parametrize("entry", [EVERYTHING, TIME], ids=["npm", "pypi"])
+def test_without_a_network_it_says_so(entry: Entry, tmp_path: Path) -> None:
+    managers, folder = PackageManagers(), tmp_path / "folder"
+    if managers.problem(entry.registry):
+        pytest.skip(managers.problem(entry.registry))
+    folder.mkdir()
+    with pytest.raises(FleetShellError, match="registry can't be reached. Check the network"):
+        managers.install(package_of(entry), entry.lock(), entry.program, folder, Cancellation())
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, with half a megabyte of space."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(folder)]).returncode:
+        pytest.skip("needs to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("entry", [EVERYTHING, TIME], ids=["npm", "pypi"])
+def test_a_disk_that_fills_up_in_mid_install_is_named_and_nothing_is_left(entry: Entry, full_disk: Path) -> None:
+    home = Home(full_disk / "home")
+    (home.path / "mcps").mkdir(0o700, parents=True)
+    events: list[str] = []
+    market = Marketplace(home, PackageManagers())
+    with pytest.raises(FleetShellError, match="(?i)the disk is full|can't be reached|Node.js|venv") as caught:
+        market.request(entry.id, record=lambda event, **fields: events.append(event), cancelled=Cancellation())
+    if "disk is full" not in caught.value.message.lower():
+        pytest.skip(caught.value.message)
+    assert events == ["mcp_installing", "mcp_install_failed"]
+    assert not list((home.path / "mcps").glob("*.conf")) and market.installed() == {}
+    assert [path.name for path in (home.path / "mcps" / "store" / entry.id).iterdir()] == [".lock"]
+
+
 # Package managers that only say something
 
 
@@ -146,6 +197,7 @@ def run(tmp_path: Path, lock: str = "", cancelled: Cancellation | None = None) -
         ("npm error code ENOSPC: no space left on device", FleetShellError, "the disk is full"),
         ("npm error code EACCES", FleetShellError, "a file may not be written"),
         ("npm error code EUSAGE", FleetShellError, "could not be installed"),
+        ("NewConnectionError\nERROR: No matching distribution found", FleetShellError, "registry can't be reached"),
     ],
 )
 def test_what_npm_says_becomes_a_sentence(
@@ -156,6 +208,12 @@ def test_what_npm_says_becomes_a_sentence(
         run(tmp_path)
     assert type(caught.value) is kind
     assert (says in caught.value.seen) == ("EUSAGE" in says)
+
+
+def test_a_file_that_npm_only_warns_of_fails_the_installation(npm: Callable[[str], Path], tmp_path: Path) -> None:
+    npm("echo 'npm warn tar TAR_ENTRY_ERROR ENOSPC: no space left on device, write' >&2")
+    with pytest.raises(FleetShellError, match="The disk is full"):
+        run(tmp_path)
 
 
 def test_npm_is_asked_to_run_no_scripts_and_sees_no_secret(

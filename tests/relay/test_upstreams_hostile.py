@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from support.processes import wait_until
 from support.upstream_home import SOON, Aggregator, aggregator, background
 
+from fleetshell_tools.catalog import TOOLS
 from fleetshell_tools.core.errors import FleetShellError, NotFound, Refused, Unreachable
 from fleetshell_tools.core.types import Cancellation
 from fleetshell_tools.relay import upstream, upstream_children, upstream_supervisor
@@ -287,6 +289,17 @@ def test_two_servers_may_have_the_same_tool(aggregator: Aggregator) -> None:
     for mcp_id in ("one", "two"):
         aggregator.text(f"{mcp_id}.echo")
     assert aggregator.upstreams.lists("one__echo") and aggregator.upstreams.lists("two__echo")
+
+
+def test_a_tool_named_like_one_of_ours_stands_beside_it(aggregator: Aggregator) -> None:
+    tools = aggregator.path / "tools.json"
+    list_tools(tools, [tool("authenticate"), tool("raw__echo"), tool("../etc"), tool("echo")])
+    aggregator.raw("raw", f"tools={tools}")
+    aggregator.text("raw.authenticate")
+    names = [definition["name"] for definition in aggregator.upstreams.tool_definitions()]
+    own = {ours.name for ours in TOOLS}
+    assert "raw__authenticate" in names and not own.intersection(names) and len(set(names)) == len(names) == 4
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names)
 
 
 def test_an_idle_server_is_stopped_and_starts_again(aggregator: Aggregator) -> None:
