@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from fleetshell_tools.app import App, cli_caller
+from fleetshell_tools.app import App
 from fleetshell_tools.core import supervisor
 from fleetshell_tools.core.config import Config
 from fleetshell_tools.core.errors import AuditUnavailable, AuthenticationFailed, ConfigError
@@ -20,6 +20,7 @@ from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.types import Caller, Cancellation, Principal
 from fleetshell_tools.core.version import __version__
 from fleetshell_tools.fleet.fleet import make_guard
+from fleetshell_tools.offline import cli_caller
 from fleetshell_tools.relay import tls, x509
 from fleetshell_tools.relay.auth import boottime
 from fleetshell_tools.relay.gateway import Gateway, HostNames

@@ -24,13 +24,14 @@ MAY_IMPORT = {
     "relay": {"core", "relay"},
     "family": {"core"},
     "catalog": {"core", "family"},
-    "app": {"core", "fleet", "relay", "family", "catalog"},
-    "daemon": {"core", "fleet", "relay", "app"},
+    "offline": {"core", "fleet", "relay"},
+    "app": {"core", "fleet", "relay", "family", "catalog", "offline"},
+    "daemon": {"core", "fleet", "relay", "app", "offline"},
     "cli": {"core", "cli"},
 }
 """Room of the importing module to the rooms it may import; "front" is fleetshell.py, "map" the package's own docstring."""
 
-LAZILY = {("cli", "app"), ("cli", "daemon")}
+LAZILY = {("cli", "app"), ("cli", "daemon"), ("cli", "offline")}
 """What may be imported besides, but only inside a function: starting must not cost what is not used."""
 
 MCP_MODULES = {

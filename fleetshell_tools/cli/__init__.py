@@ -125,6 +125,12 @@ def overview() -> argparse.ArgumentParser:
     return parser
 
 
+def declared(name: str) -> list[Command]:
+    """What the modules declare where the command `name` is; imports them."""
+    modules = [import_module(f"fleetshell_tools.cli.{module}") for module in COMMANDS[name][0].split()]
+    return [command for module in modules for command in module.COMMANDS]
+
+
 def find(name: str, rest: list[str]) -> tuple[Command, str, list[str]]:
     """The command for a word, the program name its help shows, and the arguments that are left for it.
 
@@ -135,8 +141,7 @@ def find(name: str, rest: list[str]) -> tuple[Command, str, list[str]]:
         from fleetshell_tools.core.words import nearest
 
         raise UsageError(f'There is no command "{name}".{nearest(name, COMMANDS)} `fleetshell --help` lists all.')
-    modules = [import_module(f"fleetshell_tools.cli.{module}") for module in COMMANDS[name][0].split()]
-    commands: dict[str, Command] = {command.name: command for module in modules for command in module.COMMANDS}
+    commands = {command.name: command for command in declared(name)}
     if name in commands and not (rest and f"{name} {rest[0]}" in commands):
         return commands[name], "fleetshell", rest
     members = [known.partition(" ")[2] for known in commands if known.startswith(f"{name} ")]

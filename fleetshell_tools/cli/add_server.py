@@ -21,7 +21,7 @@ from fleetshell_tools.core.servers import Inventory, Server
 from fleetshell_tools.core.types import Act, Cancellation
 
 if TYPE_CHECKING:
-    from fleetshell_tools.app import SshFleet
+    from fleetshell_tools.offline import SshFleet
 
 SECONDS = 60
 """How long seeing the host key, and then logging in, may each take."""
@@ -79,7 +79,7 @@ def add_server(args: argparse.Namespace, home: Home) -> int:
     inventory.jump(server)
 
     def save() -> None:
-        from fleetshell_tools.app import record
+        from fleetshell_tools.offline import record
 
         with storage.locked(home.path / ".servers.lock"):
             _refuse_existing(inventory, server.id)
@@ -96,7 +96,7 @@ def add_server(args: argparse.Namespace, home: Home) -> int:
 
 def _verified(home: Home, config: Config, server: Server, save: Callable[[], None]) -> int:
     """Look at the host key, save, pin, and try the login; a server that can't be reached now is saved all the same."""
-    from fleetshell_tools.app import changed_keys, client_fleet
+    from fleetshell_tools.offline import changed_keys, client_fleet
 
     fleet, inventory, close = client_fleet(home, config)
     try:
@@ -134,7 +134,7 @@ def _verified(home: Home, config: Config, server: Server, save: Callable[[], Non
 
 def _try_login(home: Home, config: Config, fleet: SshFleet, server: Server) -> bool:
     """Log in and run `true`; where that fails, say what is left to do. Returns False where only the relay's key is missing."""
-    from fleetshell_tools.app import cli_caller, public_line
+    from fleetshell_tools.offline import cli_caller, public_line
 
     try:
         fleet.run(
@@ -159,8 +159,8 @@ def _put_key(home: Home, config: Config, inventory: Inventory, server: Server) -
     """Offer to put the relay's key there; returns whether that was done."""
     if not output.interactive() or not output.confirm("Put the key there now, through your own ssh?", default=True):
         return False
-    from fleetshell_tools.app import public_line, record
     from fleetshell_tools.cli import own_ssh
+    from fleetshell_tools.offline import public_line, record
 
     (put,) = own_ssh.put(inventory, [server], public_line(home, config))
     print(f"{server.id}: {put.sentence}")

@@ -24,7 +24,7 @@ _FRAME = "═" * 67
 def setup(args: argparse.Namespace, home: Home) -> int:
     """Show the QR code of the TOTP secret again; creates a secret where there is none, and never replaces one."""
     config = home.config()
-    from fleetshell_tools.app import new_totp_secret, record
+    from fleetshell_tools.offline import new_totp_secret, record
 
     secret, said = config.mfa.totp_secret, ""
     if not secret:
@@ -76,7 +76,7 @@ def status(args: argparse.Namespace, home: Home) -> int:
 
 def _lock_out(home: Home, config: Config) -> tuple[str | None, str]:
     """Until when the API key is locked out (UTC), and what is wrong with the file that knows it."""
-    from fleetshell_tools.app import auth_state, key_id
+    from fleetshell_tools.offline import auth_state, key_id
 
     try:
         state = auth_state(home).read().get(key_id(config))
@@ -98,7 +98,7 @@ def test(args: argparse.Namespace, home: Home) -> int:
     code = args.code.replace(" ", "")
     if not (len(code) == 6 and code.isascii() and code.isdigit()):
         raise FleetShellError("A code has six digits, such as 123456.")
-    from fleetshell_tools.app import check_code
+    from fleetshell_tools.offline import check_code
 
     step = check_code(config.mfa.totp_secret, code)
     if step is None:
@@ -143,7 +143,7 @@ def _switch(home: Home, config: Config, on: bool) -> int:
     if config.mfa.enabled == on:
         print(f"MFA is {word} already.")
     else:
-        from fleetshell_tools.app import record
+        from fleetshell_tools.offline import record
 
         with writing(home):
             record(home, config, f"auth_{word}", name)
@@ -158,7 +158,7 @@ def _switch(home: Home, config: Config, on: bool) -> int:
 def unlock(args: argparse.Namespace, home: Home) -> int:
     """Lift the lock-out that follows too many wrong codes."""
     config = home.config()
-    from fleetshell_tools.app import auth_state, record
+    from fleetshell_tools.offline import auth_state, record
 
     with writing(home):
         record(home, config, "auth_unlocked", "auth unlock")
@@ -200,7 +200,7 @@ def writing(home: Home) -> Iterator[None]:
 
 def totp_facts(secret: str, account: str = "") -> dict[str, str]:
     """What an authenticator app needs, for `--json`; `account` is the name that it shows, where it is not the relay's own."""
-    from fleetshell_tools.app import TOTP_ACCOUNT, provisioning_uri
+    from fleetshell_tools.offline import TOTP_ACCOUNT, provisioning_uri
 
     plain = secret.replace(" ", "").rstrip("=").upper()
     account = account or TOTP_ACCOUNT

@@ -53,7 +53,7 @@ def _hours(text: str) -> int:
 def rotate_key(args: argparse.Namespace, home: Home) -> int:
     """Make a new API key; the old one stays valid for a while, so that clients can be changed one after the other."""
     config = home.config()
-    from fleetshell_tools.app import auth_state, digest_of_key, record
+    from fleetshell_tools.offline import auth_state, digest_of_key, record
 
     old, new = config.relay.http.auth.api_key, new_api_key()
     keep = args.keep if old else 0
@@ -114,7 +114,7 @@ def reset(args: argparse.Namespace, home: Home) -> int:
         if not output.confirm("Replace the TOTP secret?"):
             print("Nothing was changed.", file=sys.stderr)
             return 1
-    from fleetshell_tools.app import auth_state, new_totp_secret, record
+    from fleetshell_tools.offline import auth_state, new_totp_secret, record
 
     secret = new_totp_secret()
     with writing(home):

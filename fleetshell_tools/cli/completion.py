@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fleetshell_tools.cli.command import Arg, Command, command
@@ -106,7 +105,7 @@ def complete(words: Sequence[str]) -> int:
 
 
 def _candidates(before: list[str], current: str) -> Iterator[tuple[str, str]]:
-    from fleetshell_tools.cli import COMMANDS
+    from fleetshell_tools.cli import COMMANDS, declared
 
     home: str | None = None
     while before and before[0].startswith("-"):
@@ -122,9 +121,7 @@ def _candidates(before: list[str], current: str) -> Iterator[tuple[str, str]]:
     name = before.pop(0)
     if name not in COMMANDS:
         return
-    known: dict[str, Command] = {
-        found.name: found for found in import_module(f"fleetshell_tools.cli.{COMMANDS[name][0]}").COMMANDS
-    }
+    known = {found.name: found for found in declared(name)}
     if before and f"{name} {before[0]}" in known:
         yield from _of_command(known[f"{name} {before[0]}"], before[1:], current, home)
         return

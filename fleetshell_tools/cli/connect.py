@@ -176,7 +176,7 @@ def _target(home: Home, config: Config, host: str | None, api_key: str = "") -> 
             "where a proxy adds TLS, write the proxy's https:// address in place of the URL."
         )
         return _Target("http", host or "localhost", http.port, key)
-    from fleetshell_tools.app import is_self_signed, read_certificate
+    from fleetshell_tools.offline import is_self_signed, read_certificate
 
     path = home.file(http.cert_file)
     certificate = read_certificate(path)

@@ -18,7 +18,7 @@ from fleetshell_tools.core.home import Home
 def lock(args: argparse.Namespace, home: Home) -> int:
     """Emergency stop: end grants, shell sessions, jobs and running calls, and refuse every tool until `fleetshell unlock`."""
     home.check()
-    from fleetshell_tools.app import cli_caller, record
+    from fleetshell_tools.offline import cli_caller, record
 
     # First of all: neither a broken configuration nor a full audit log may keep the operator from stopping everything.
     with writing(home):
@@ -45,7 +45,7 @@ def unlock(args: argparse.Namespace, home: Home) -> int:
         print("The relay is not locked.")
         return 0
     code = ask_code(home, f"unlock the relay, which is locked{stop.since()}")
-    from fleetshell_tools.app import confirm, record
+    from fleetshell_tools.offline import confirm, record
 
     with writing(home):
         try:

@@ -28,7 +28,7 @@ from fleetshell_tools.core.types import Act, Verdict
 )
 def check(args: argparse.Namespace, home: Home) -> int:
     """Say whether the guard would let a command run, and why not. Exit code 5 where it would block."""
-    from fleetshell_tools.app import make_guard
+    from fleetshell_tools.offline import make_guard
 
     config = home.config() if home.config_file.exists() else Config()
     guard = make_guard(config)

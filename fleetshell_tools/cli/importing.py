@@ -65,7 +65,7 @@ def import_servers(args: argparse.Namespace, home: Home) -> int:
         _settle(found, inventory)
         new = [host for host in found if not host.skipped]
         if not args.dry_run and new:
-            from fleetshell_tools.app import record
+            from fleetshell_tools.offline import record
 
             for host in new:
                 record(

@@ -28,7 +28,7 @@ from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.types import Act, Cancellation
 
 if TYPE_CHECKING:
-    from fleetshell_tools.app import SshFleet
+    from fleetshell_tools.offline import SshFleet
 
 AT_ONCE = 16
 SECONDS = 60
@@ -156,7 +156,7 @@ class _Rotation:
             raise ConfigError(
                 f"{self._file} is damaged. If relay-next.key is on no server, remove that file and begin again."
             ) from None
-        from fleetshell_tools.app import public_line
+        from fleetshell_tools.offline import public_line
 
         now = public_line(self._home, self._config)
         if now not in ([state.old] if state.stage == "push" else [state.old, state.new]):
@@ -165,7 +165,7 @@ class _Rotation:
         return state
 
     def _begin(self) -> _State:
-        from fleetshell_tools.app import create_relay_key, line_of, public_line
+        from fleetshell_tools.offline import create_relay_key, line_of, public_line
 
         old = public_line(self._home, self._config)
         create_relay_key(self._next)
@@ -196,7 +196,7 @@ class _Rotation:
         action: Callable[[SshFleet, Server, _State], None], result: str,
     ) -> bool:  # fmt: skip
         """Do something on every server where it is not done yet; returns whether none is left."""
-        from fleetshell_tools.app import client_fleet
+        from fleetshell_tools.offline import client_fleet
 
         self._said = {
             name: f"its file is invalid: {reason}"
@@ -246,7 +246,7 @@ class _Rotation:
             self._script(fleet, server, _REMOVE, state, "remove the old key there")
 
     def _script(self, fleet: SshFleet, server: Server, text: str, state: _State, what: str) -> None:
-        from fleetshell_tools.app import cli_caller
+        from fleetshell_tools.offline import cli_caller
 
         blobs = (state.old.split()[1], state.new.split()[1])
         ran = fleet.run_script(
@@ -261,7 +261,7 @@ class _Rotation:
             raise FleetShellError(f"could not {what}: {one_line(ran.stderr, 200) or f'exit code {ran.exit_code}'}")
 
     def _run(self, fleet: SshFleet, server: Server) -> None:
-        from fleetshell_tools.app import cli_caller
+        from fleetshell_tools.offline import cli_caller
 
         fleet.run(
             cli_caller("key rotate"),
@@ -273,7 +273,7 @@ class _Rotation:
         )
 
     def _record(self, event: str, **fields: Any) -> None:
-        from fleetshell_tools.app import record
+        from fleetshell_tools.offline import record
 
         record(self._home, self._config, event, "key rotate", **fields)
 

@@ -83,7 +83,7 @@ def _add(args: argparse.Namespace, home: Home) -> int:
     values.update(enabled=True, auto_start=True, description=args.description, tags=tags)
     store = _store(home)
     _check(store, values)
-    from fleetshell_tools.app import recorder
+    from fleetshell_tools.offline import recorder
 
     with recorder(home, config, "mcp add") as record:
         record("mcp_added", mcp_id=args.id, command=_shown(args.url or args.command, args.arg))
@@ -175,7 +175,7 @@ def disable(args: argparse.Namespace, home: Home) -> int:
 def _switch(home: Home, mcp_id: str, enabled: bool) -> Mcp:
     config, store = home.config(), _store(home)
     store.get(mcp_id)
-    from fleetshell_tools.app import record
+    from fleetshell_tools.offline import record
 
     word = "enable" if enabled else "disable"
     record(home, config, f"mcp_{word}d", f"mcp {word}", mcp_id=mcp_id)
@@ -186,7 +186,7 @@ def _switch(home: Home, mcp_id: str, enabled: bool) -> Mcp:
 def remove(args: argparse.Namespace, home: Home) -> int:
     """Remove an external MCP server: its file, and what the marketplace installed for it. Without a terminal it does not ask."""
     config, store = home.config(), _store(home)
-    from fleetshell_tools.app import marketplace, record
+    from fleetshell_tools.offline import marketplace, record
 
     market = marketplace(home)
     if args.id not in market.staged() and not os.path.lexists(store.path(args.id)):
@@ -204,7 +204,7 @@ def remove(args: argparse.Namespace, home: Home) -> int:
 def accept(args: argparse.Namespace, home: Home) -> int:
     """Show what waits for you: a package to install, or tools whose definitions have changed. Then accept it."""
     home.config()
-    from fleetshell_tools.app import marketplace
+    from fleetshell_tools.offline import marketplace
 
     plan = marketplace(home).staged().get(args.id)
     if plan is not None:
@@ -224,7 +224,7 @@ def accept(args: argparse.Namespace, home: Home) -> int:
             print(f"  {line}", file=sys.stderr if args.json else None)
     if not _agreed(args, f"Let {args.id} use what changed?"):
         return 1
-    from fleetshell_tools.app import record
+    from fleetshell_tools.offline import record
 
     record(home, home.config(), "mcp_tools_accepted", "mcp accept", mcp_id=args.id, tools=list(pending))
     accepted = pins.accept(args.id, pending)
@@ -240,7 +240,7 @@ def _accept_package(args: argparse.Namespace, home: Home, plan: Plan) -> int:
         print(line, file=sys.stderr if args.json else None)
     if not _agreed(args, f"Install {plan.spec} and let it run as {args.id}?"):
         return 1
-    from fleetshell_tools.app import marketplace, recorder
+    from fleetshell_tools.offline import marketplace, recorder
 
     with recorder(home, home.config(), "mcp accept") as write:
         done = marketplace(home).accept(plan, record=write, cancelled=Cancellation())

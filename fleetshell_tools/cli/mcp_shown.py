@@ -19,14 +19,14 @@ from fleetshell_tools.core.mcps import McpStore
 from fleetshell_tools.core.text import one_line
 
 if TYPE_CHECKING:
-    from fleetshell_tools.app import Trial
+    from fleetshell_tools.offline import Trial
 
 
 @command("mcp list", JSON, example="fleetshell mcp list")
 def list_mcps(args: argparse.Namespace, home: Home) -> int:
     """List the external MCP servers, what their tools cost a model, what waits for you, and what the marketplace has."""
     home.check()
-    from fleetshell_tools.app import marketplace
+    from fleetshell_tools.offline import marketplace
 
     market = marketplace(home)
     installed, staged = market.installed(), market.staged()
@@ -138,7 +138,7 @@ def test(args: argparse.Namespace, home: Home) -> int:
     """Start an external MCP server, list its tools, make a harmless call where one is known, and stop it. Exit code 1 where it fails."""
     home.config()
     mcp = McpStore(home.path / "mcps").get(args.id)
-    from fleetshell_tools.app import marketplace, try_mcp
+    from fleetshell_tools.offline import marketplace, try_mcp
 
     market = marketplace(home)
     tracked = market.installed().get(mcp.id, {})

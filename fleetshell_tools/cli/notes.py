@@ -71,7 +71,7 @@ def delete(args: argparse.Namespace, home: Home) -> int:
     config = home.config()
 
     def record(event: str, **fields: Any) -> None:
-        from fleetshell_tools.app import record as write
+        from fleetshell_tools.offline import record as write
 
         write(home, config, event, "notes delete", **fields)
 

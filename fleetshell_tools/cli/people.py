@@ -49,7 +49,7 @@ def _words(text: str) -> tuple[str, ...]:
 def add_user(args: argparse.Namespace, home: Home) -> int:
     """Let another person use this relay; prints their QR code and client configuration, once: the key is kept nowhere."""
     config = home.config()
-    from fleetshell_tools.app import new_totp_secret, record
+    from fleetshell_tools.offline import new_totp_secret, record
 
     _check_servers(home, args.servers)
     servers = args.servers or (() if args.tags else (EVERY_SERVER,))
@@ -86,7 +86,7 @@ def add_user(args: argparse.Namespace, home: Home) -> int:
 def list_people(args: argparse.Namespace, home: Home) -> int:
     """List who may use this relay, with which servers, and who is locked out after wrong codes."""
     config = home.config()
-    from fleetshell_tools.app import auth_state, key_id
+    from fleetshell_tools.offline import auth_state, key_id
 
     people = People(home.users)
     people.look()
@@ -130,7 +130,7 @@ def remove(args: argparse.Namespace, home: Home) -> int:
             "The owner's key stands in config.yaml and can't be removed; `fleetshell auth rotate-key --keep 0` replaces it."
         )
     config = home.config()
-    from fleetshell_tools.app import record
+    from fleetshell_tools.offline import record
 
     with writing(home):
         people = People(home.users)

@@ -293,7 +293,7 @@ def _operator(home: Home, name: str) -> Editor:
     config = home.config()
 
     def record(event: str, **fields: Any) -> None:
-        from fleetshell_tools.app import record as write
+        from fleetshell_tools.offline import record as write
 
         write(home, config, event, name, **fields)
 

@@ -223,7 +223,7 @@ def _answer(relay: Relay, request: dict[str, Any]) -> dict[str, Any]:
         return {"sessions": [{**dataclasses.asdict(info), "owner": owner, "created_at": _utc(info.created_at),
                               "last_used_at": _utc(info.last_used_at)} for owner, info in relay.app.fleet.shells.all()]}  # fmt: skip
     if request["do"] == "close_session":
-        from fleetshell_tools.app import cli_caller
+        from fleetshell_tools.offline import cli_caller
 
         try:
             relay.app.fleet.shells.close_any(str(request["id"]), cli_caller("session close"))

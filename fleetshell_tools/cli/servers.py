@@ -62,7 +62,7 @@ def edit(args: argparse.Namespace, home: Home) -> int:
         parse(text, path.name, args.id)
 
     def save(text: str) -> None:
-        from fleetshell_tools.app import record
+        from fleetshell_tools.offline import record
 
         record(home, config, "server_edited", "edit", server_id=args.id)
         storage.write_atomic(path, text)
@@ -94,7 +94,7 @@ def remove(args: argparse.Namespace, home: Home) -> int:
     ):
         print("Nothing was removed.")
         return 1
-    from fleetshell_tools.app import forget_server, record
+    from fleetshell_tools.offline import forget_server, record
 
     record(home, config, "server_removed", "remove", server_id=args.id)
     path.unlink(missing_ok=True)
@@ -126,7 +126,7 @@ def _refuse_if_needed(inventory: Inventory, config: Config, server_id: str) -> N
 def trust(args: argparse.Namespace, home: Home) -> int:
     """Show the old and the new host key of a server that was rebuilt, and pin the new one."""
     config = home.config()
-    from fleetshell_tools.app import changed_keys, client_fleet, record
+    from fleetshell_tools.offline import changed_keys, client_fleet, record
 
     fleet, inventory, close = client_fleet(home, config)
     try:
@@ -171,7 +171,7 @@ def pubkey(args: argparse.Namespace, home: Home) -> int:
     A server that has the key already is left as it is, so the command can be repeated until all have it. Exit code 1 where one fails.
     """
     config = home.config()
-    from fleetshell_tools.app import public_line
+    from fleetshell_tools.offline import public_line
 
     line = public_line(home, config)
     if not args.install:
@@ -190,8 +190,8 @@ def pubkey(args: argparse.Namespace, home: Home) -> int:
 
 def _install(home: Home, config: Config, inventory: Inventory, chosen: list[Server], line: str, as_json: bool) -> int:
     """Put the key on servers, say how it went on each as it comes, and record where it was added."""
-    from fleetshell_tools.app import record
     from fleetshell_tools.cli import own_ssh
+    from fleetshell_tools.offline import record
 
     done = []
     for put in own_ssh.put(inventory, chosen, line):

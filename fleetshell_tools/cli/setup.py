@@ -171,7 +171,7 @@ def _make(home: Home, args: argparse.Namespace, report: _Report) -> tuple[str, s
 
     `config.yaml` comes last: as long as something else fails, the next run shows the secret that it then creates.
     """
-    from fleetshell_tools.app import new_totp_secret, record
+    from fleetshell_tools.offline import new_totp_secret, record
 
     exists = os.path.lexists(home.config_file)
     fresh = args.force or not exists
@@ -255,7 +255,7 @@ def _plain(path: str) -> str:
 
 def _relay_key(home: Home, config: Config, report: _Report) -> str:
     """Make the pair, or the public half alone; returns the line for `authorized_keys`."""
-    from fleetshell_tools.app import create_relay_key, public_line
+    from fleetshell_tools.offline import create_relay_key, public_line
 
     private, public = home.file(config.relay.private_key), home.file(config.relay.public_key)
     before = public.read_text(errors="replace").split()[:2] if public.exists() else []
@@ -283,7 +283,7 @@ def _relay_key(home: Home, config: Config, report: _Report) -> str:
 
 def _certificate(home: Home, config: Config, args: argparse.Namespace, report: _Report) -> None:
     """Make the certificate and its key, unless both are there and nobody asked for new ones."""
-    from fleetshell_tools.app import create_certificate, is_self_signed, read_certificate
+    from fleetshell_tools.offline import create_certificate, is_self_signed, read_certificate
 
     cert, key = home.file(config.relay.http.cert_file), home.file(config.relay.http.key_file)
     there = [path for path in (cert, key) if os.path.lexists(path)]
@@ -320,7 +320,7 @@ def _certificate(home: Home, config: Config, args: argparse.Namespace, report: _
 
 def _look_at(cert: Path, key: Path, hostnames: list[str]) -> None:
     """Warn of what is wrong with a certificate that is kept."""
-    from fleetshell_tools.app import read_certificate
+    from fleetshell_tools.offline import read_certificate
 
     try:
         certificate = read_certificate(cert, key)

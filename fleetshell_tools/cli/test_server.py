@@ -19,7 +19,7 @@ from fleetshell_tools.core.text import one_line
 from fleetshell_tools.core.types import Cancellation
 
 if TYPE_CHECKING:
-    from fleetshell_tools.app import SshFleet, Step
+    from fleetshell_tools.offline import SshFleet, Step
 
 AT_ONCE = 16
 
@@ -59,7 +59,7 @@ def test(args: argparse.Namespace, home: Home) -> int:
     if args.all == (args.id is not None):
         raise UsageError("Say which server: `fleetshell test ID`, or `fleetshell test --all`.")
     config = home.config()
-    from fleetshell_tools.app import client_fleet
+    from fleetshell_tools.offline import client_fleet
 
     fleet, inventory, close = client_fleet(home, config)
     cancelled = Cancellation()
@@ -113,7 +113,7 @@ def _one_of_many(fleet: SshFleet, server: Server, config: Config, cancelled: Can
 
 
 def _one(fleet: SshFleet, server: Server, config: Config, cancelled: Cancellation) -> _Report:
-    from fleetshell_tools.app import check, cli_caller
+    from fleetshell_tools.offline import check, cli_caller
 
     # Host key, login and command may each take the whole time to connect, and so may a jump server's.
     seconds = 6 * (server.connect_timeout or config.ssh.connect_timeout) + 30

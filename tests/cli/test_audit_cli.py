@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support.homes import CliHome, home
 
-from fleetshell_tools.app import open_audit
 from fleetshell_tools.core.home import Home
+from fleetshell_tools.offline import open_audit
 
 __all__ = ["home"]
 Captured = pytest.CaptureFixture[str]

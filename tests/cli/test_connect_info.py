@@ -14,8 +14,8 @@ from support.certificates import put_signed_certificate
 from support.homes import CONFIG, CliHome, make_cli_home
 from support.sshd import KeyPair
 
-from fleetshell_tools.app import create_certificate
 from fleetshell_tools.core import config as configuration
+from fleetshell_tools.offline import create_certificate
 
 Captured = pytest.CaptureFixture[str]
 API_KEY = "0123456789abcdef0123456789abcdef"

@@ -112,7 +112,12 @@ def test_on_a_terminal_deleting_asks_first(home: CliHome, store: NoteStore, answ
 def test_listing_notes_loads_neither_the_relay_nor_the_fleet(home: CliHome, store: NoteStore) -> None:
     code = f"import sys; from fleetshell_tools.cli import main; main(['--home', {str(home.path)!r}, 'notes', 'list']); print(*sys.modules, file=sys.stderr)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert not {"fleetshell_tools.app", "fleetshell_tools.fleet", "fleetshell_tools.relay"} & set(run.stderr.split())
+    assert not {
+        "fleetshell_tools.app",
+        "fleetshell_tools.offline",
+        "fleetshell_tools.fleet",
+        "fleetshell_tools.relay",
+    } & set(run.stderr.split())
 
 
 def test_removing_a_server_removes_its_notes_and_what_was_learned_of_it(home: CliHome, store: NoteStore) -> None:

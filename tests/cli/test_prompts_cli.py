@@ -175,7 +175,14 @@ def test_listing_loads_neither_the_relay_nor_the_fleet(home: CliHome) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     loaded = {".".join(name.split(".")[:2]) for name in run.stderr.split()}
     assert "fleetshell_tools.core" in loaded
-    assert not loaded & {"fleetshell_tools.app", "fleetshell_tools.relay", "ssl", "subprocess", "tempfile"}
+    assert not loaded & {
+        "fleetshell_tools.app",
+        "fleetshell_tools.offline",
+        "fleetshell_tools.relay",
+        "ssl",
+        "subprocess",
+        "tempfile",
+    }
 
 
 def test_a_prompt_is_shown_with_its_facts_and_an_earlier_revision_too(home: CliHome, capsys: Captured) -> None:

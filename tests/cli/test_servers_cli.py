@@ -91,6 +91,7 @@ def test_listing_loads_neither_the_relay_nor_the_fleet(home: CliHome) -> None:
     assert "fleetshell_tools.cli" in loaded
     heavy = {
         "fleetshell_tools.app",
+        "fleetshell_tools.offline",
         "fleetshell_tools.fleet",
         "fleetshell_tools.relay",
         "ssl",

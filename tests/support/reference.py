@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from fleetshell_tools.cli import COMMANDS  # noqa: E402
+from fleetshell_tools.cli import COMMANDS, declared  # noqa: E402
 from fleetshell_tools.cli.command import Arg, Command  # noqa: E402
 from fleetshell_tools.cli.completion import BASH, FISH, ZSH  # noqa: E402
 from fleetshell_tools.core.version import __version__  # noqa: E402
@@ -54,8 +53,8 @@ FILES = (
 
 def commands() -> Iterator[Command]:
     """Every command, in the overview's order."""
-    for name, (module, _) in COMMANDS.items():
-        for command in import_module(f"fleetshell_tools.cli.{module}").COMMANDS:
+    for name in COMMANDS:
+        for command in declared(name):
             if command.name.partition(" ")[0] == name:
                 yield command
 
