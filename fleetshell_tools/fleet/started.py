@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleetshell_tools.core import storage
+from fleetshell_tools.core.masking import mask_whole
 
 log = logging.getLogger("fleetshell")
 
@@ -51,8 +52,8 @@ class Started:
         self._rewrite()
 
     def add(self, nonce: str, server_id: str, command: str, group: int, start: str, boot: str) -> None:
-        """Note that a command has started."""
-        left = Left(nonce, server_id, command, group, start, boot)
+        """Note that a command has started; secrets in it are masked, as in the audit log."""
+        left = Left(nonce, server_id, mask_whole(command), group, start, boot)
         with self._lock:
             self._running[nonce] = left
             self._append(json.dumps(vars(left)))

@@ -114,3 +114,11 @@ def test_a_torn_line_of_the_journal_is_left_out(tmp_path: Path) -> None:
     again = Started(tmp_path / "journal")
     assert [left.nonce for left in again.left()] == ["n2"]
     again.close()
+
+
+def test_the_journal_holds_no_secret_of_a_command(tmp_path: Path) -> None:
+    journal = Started(tmp_path / "journal")
+    journal.add("n1", "web", "mysql -phunter2 -e 'select 1'", 10, "5", "b")
+    assert "hunter2" not in (tmp_path / "journal").read_text()
+    assert [left.command for left in journal.left()] == ["mysql -p*** -e 'select 1'"]
+    journal.close()
