@@ -46,13 +46,14 @@ def svg(screens: list[list[str]]) -> str:
         "<style>text{font:13px ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}",
         *(f".{name}{{fill:{colour}}}" for name, colour in COLOURS.items()),
         f"@media (prefers-reduced-motion:no-preference){{g{{animation:s {total}s step-end infinite;visibility:hidden}}}}",
-        "@media (prefers-reduced-motion:reduce){g:not(:last-of-type){visibility:hidden}}",
         f"@keyframes s{{0%{{visibility:visible}}{share:.3f}%{{visibility:hidden}}}}</style>",
         f'<rect width="{width}" height="{height}" rx="8" fill="#12181f" stroke="#3b4652"/>',
         *(f'<circle cx="{20 + 18 * number}" cy="16" r="5" fill="#3b4652"/>' for number in range(3)),
     ]
     for number, lines in enumerate(screens):
-        shown.append(f'<g style="animation-delay:{number * STEP_SECONDS}s">')
+        # An attribute, and no rule of the style: what knows no animation must not show all screens at once.
+        hidden = "" if number == len(screens) - 1 else ' visibility="hidden"'
+        shown.append(f'<g{hidden} style="animation-delay:{number * STEP_SECONDS}s">')
         for row, line in enumerate(lines):
             if line.strip():
                 y = 22 + MARGIN + (row + 1) * LINE - 4
