@@ -114,7 +114,8 @@ def get_job(
         if number is None:
             return False
         host = job.results()[number]
-        return not host.running or _stream(host, stream).total > offset
+        # A job of one server is waited for to its own end, which comes a moment after that of its server.
+        return (len(ids) > 1 and not host.running) or _stream(host, stream).total > offset
 
     if wait:
         job.wait(ready, wait, ctx.cancelled)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-BESIDE = (("fleet",), ("relay", "cli"), ("clients", "conformance"))
+BESIDE = (("fleet",), ("relay", "cli"), ("clients", "conformance", "soak"), ("core", "support"))
 """Folders, by process; all other tests run in one more, whose output is seen at once. Most of them wait more than they compute."""
 
 

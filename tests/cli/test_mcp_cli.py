@@ -17,7 +17,7 @@ from support.packages import Shelf
 from support.relay import PROGRAM
 from support.terminal import Terminal
 
-from fleetshell_tools import app
+from fleetshell_tools import offline
 from fleetshell_tools.cli import mcp as commands
 from fleetshell_tools.core.home import Home
 from fleetshell_tools.core.installing import Marketplace
@@ -35,7 +35,7 @@ TOOL = {"name": "look", "description": "Look", "inputSchema": {"type": "object"}
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     """The package managers of commands that run in the test's own process."""
     made = Shelf()
-    monkeypatch.setattr(app, "marketplace", lambda home: Marketplace(home, made))
+    monkeypatch.setattr(offline, "marketplace", lambda home: Marketplace(home, made))
     return made
 
 

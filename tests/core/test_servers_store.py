@@ -638,7 +638,6 @@ def test_five_hundred_servers_are_read_and_the_second_time_from_memory(
     ("line", "says"),
     [
         ("policy: readonly", 'allowed: normal, read_only, allow_list. Did you mean "read_only"?'),
-        ("allowed_commands: [uptime]", "set `policy: allow_list`"),
         ("policy: read_only\nallowed_commands: [uptime]", "set `policy: allow_list`"),
         ("policy: allow_list\nallowed_commands: uptime", "must be a list"),
     ],
@@ -649,7 +648,9 @@ def test_an_impossible_policy_disables_the_server_and_says_what_is_allowed(line:
     assert says in caught.value.message
 
 
-def test_a_policy_is_normal_where_the_file_names_none() -> None:
-    assert servers.parse("id: web\nhostname: a\n", "web.conf").policy == "normal"
+def test_a_policy_is_that_of_the_defaults_where_the_file_names_none(tmp_path: Path) -> None:
+    plain = servers.parse("id: web\nhostname: a\n", "web.conf")
+    for default in ("normal", "read_only"):
+        assert servers.Inventory(tmp_path, Defaults(policy=default)).policy(plain) == default
     listed = servers.parse("id: web\nhostname: a\npolicy: allow_list\nallowed_commands: [uptime, df -h]\n", "web.conf")
     assert (listed.policy, listed.allowed_commands) == ("allow_list", ("uptime", "df -h"))

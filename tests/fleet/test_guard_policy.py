@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fleets import fleet_on
@@ -124,7 +125,8 @@ def test_an_empty_allow_list_lets_nothing_pass() -> None:
 @pytest.mark.parametrize("policy", ["read_only", "allow_list"])
 def test_a_servers_policy_holds_before_anything_connects(policy: str, tmp_path: Path, relay_key: KeyPair) -> None:
     with fleet_on(tmp_path, relay_key) as fleet:
-        fleet.add("web", hostname="127.0.0.1", ssh_port=1, policy=policy, allowed_commands=["uptime"])
+        more: dict[str, Any] = {"allowed_commands": ["uptime"]} if policy == "allow_list" else {}
+        fleet.add("web", hostname="127.0.0.1", ssh_port=1, policy=policy, **more)
         with pytest.raises(Blocked, match=r"Blocked \(policy"):
             fleet.run("web", "touch x")
         with pytest.raises(Unreachable):

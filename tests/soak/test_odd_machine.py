@@ -31,7 +31,7 @@ def test_a_clock_that_jumps_an_hour_neither_ends_nor_gives_access_nor_breaks_the
 ) -> None:
     offset = tmp_path / "offset"
     offset.write_text("0")
-    program = [sys.executable, str(Path(__file__).with_name("other_clock.py")), str(offset)]
+    program = [sys.executable, str(Path(__file__).with_name("other_clock.py")), str(offset), "--home", str(home.path)]
     relay = RelayProcess(home, program=program)
 
     def set_clock(seconds: int) -> None:
