@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run import parts
 
 from support import leaks, processes
 from support.leaks import Snapshot
+from support.relay import ROOT
 from support.sshd import KeyPair, Sshd, make_key
 
 Ssh = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -270,3 +272,11 @@ def test_the_check_fails_exactly_the_tests_that_leak_and_ends_what_they_left(tmp
         "test_process",
         "test_remote",
     ]
+
+
+def test_every_file_of_tests_is_run_by_exactly_one_process() -> None:
+    tests = ROOT / "tests"
+    run = [ROOT / path for paths in parts().values() for path in paths]
+    for file in tests.rglob("test_*.py"):
+        if "data" not in file.relative_to(tests).parts:
+            assert sum(file == path or path in file.parents for path in run) == 1, file
