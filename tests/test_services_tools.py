@@ -122,7 +122,7 @@ def test_the_status_of_a_running_service(bench: Bench, systemd_host: SystemdHost
     )
     assert found["since"] == epoch.strip()
     assert found["memory_bytes"] > 100_000
-    assert len(found["recent_log"]) == services.LOG_LINES and "request" in found["recent_log"][-1]
+    assert len(found["recent_log"]) == services.LOG_LINES and "demo-ok[" in found["recent_log"][-1]
     assert bench.text.startswith(f"demo-ok.service on root: active (running) since {found['since']}\n")
     assert "marks it critical" in bench.text and found["recent_log"][-1] in bench.text
 

@@ -120,9 +120,11 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(ANSWER_SECONDS)
+            # With a time-out of Python's own, connect fails at once where too many wait to be accepted (unix(7), EAGAIN).
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(ANSWER_SECONDS), 0))
             with _short(path) as name:
                 client.connect(name)
+            client.settimeout(ANSWER_SECONDS)
             with contextlib.suppress(BrokenPipeError):  # refused before it was read; the answer says why
                 _send(client, request)
             line = _receive(client, MAX_ANSWER)
